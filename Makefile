@@ -1,0 +1,39 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both set up first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= runs/demo
+SEEDS ?= 3
+
+.PHONY: help setup demo demo-seeds test check clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup: $(READY)  ## a virtual environment with what the project needs, pinned
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Kintsugi needs Python 3.11 or newer, found $$($(PYTHON) -V): call make with PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	@touch $(READY)
+
+demo: $(READY)  ## make a small model measurably better, and draw how
+	$(BIN)/kintsugi train demo --out $(OUT)
+
+demo-seeds: $(READY)  ## the same with three seeds, and the table with intervals
+	$(BIN)/python benchmarks/demo.py --seeds $(SEEDS)
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## what CI runs: ruff, pyright, import directions, tests
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

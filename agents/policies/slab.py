@@ -1,0 +1,273 @@
+"""Keys and values of one batch, and the forward passes that fill them.
+
+A `Slab` is one preallocated store for plain caches: all rows end at the same column, each begins where its length says,
+so rows have no gaps and new tokens of all rows go into one column. Rows can be filled from a `PrefixCache`, multiplied,
+moved and forgotten. `NativeCache` has the same three methods for every other architecture and leaves the cache to it.
+
+    slab = Slab(model, shapes, rows=2, columns=100, keeps=True)
+    for rows, column, logits in slab.prefill(sequences, known, cache, keep=1, most=8192): ...
+    logits = slab.step(tokens)                                 # one token a row → rows × vocabulary
+
+Left out: sampling, and who the rows belong to (`batch_decoder.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from kintsugi.agents.policies.prefix_cache import LayerShape, PrefixCache
+
+GROW = 64
+"""Columns by which a full slab grows."""
+Part = tuple[slice, int, torch.Tensor]
+"""Rows, the column of the first logits, and the logits: rows × columns × vocabulary."""
+
+
+class _Layer(DynamicLayer):
+    """One layer's keys and values, rows × heads × columns × size; writes where its slab stands."""
+
+    def __init__(self, slab: Slab, shape: LayerShape, rows: int, columns: int) -> None:
+        super().__init__()
+        self.slab, self.shape, self.is_initialized = slab, shape, True
+        self.k, self.v = self.new(rows, columns)
+
+    def new(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # Zeros: masked columns are multiplied by zero, and what nobody wrote may be NaN.
+        where = {"dtype": self.shape.dtype, "device": self.slab.device}
+        return (
+            torch.zeros(rows, self.shape.heads, columns, self.shape.key_size, **where),
+            torch.zeros(rows, self.shape.heads, columns, self.shape.value_size, **where),
+        )
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        slab = self.slab
+        end = slab.at + key_states.shape[2]
+        for store, new in ((self.k, key_states), (self.v, value_states)):
+            target = store[slab.rows, :, slab.at : end]
+            # Padding must not write: a cached prefix may already stand in its columns.
+            target.copy_(new if slab.fresh is None else torch.where(slab.fresh, new, target))
+        return self.k[slab.rows, :, slab.first : end], self.v[slab.rows, :, slab.first : end]
+
+    def get_seq_length(self) -> int:
+        return self.slab.at - self.slab.first
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+
+class Slab:
+    """See the module's text.
+
+    rows, columns: size at the start. keeps: whether the model's forward takes `logits_to_keep`.
+    """
+
+    def __init__(
+        self, model: Any, shapes: Sequence[LayerShape], *, rows: int, columns: int, keeps: bool
+    ) -> None:
+        self.model, self.keeps, self.columns = model, keeps, columns
+        self.device = next(model.parameters()).device
+        self.low = torch.finfo(shapes[0].dtype).min
+        self.dtype = shapes[0].dtype
+        self.rows, self.first, self.at = slice(0, rows), 0, 0
+        self.fresh: torch.Tensor | None = None
+        self.layers = [_Layer(self, shape, rows, columns) for shape in shapes]
+        self.cache = Cache(layers=self.layers)
+        self.starts = np.zeros(rows, dtype=np.int64)
+
+    def prefill(
+        self,
+        sequences: Sequence[Sequence[int]],
+        known: Sequence[Sequence[int]],
+        cache: PrefixCache,
+        *,
+        keep: int,
+        most: int,
+        most_rows: int = 1 << 30,
+    ) -> Iterator[Part]:
+        """Run the part of each sequence that `known` (arena slots of its prefix) does not cover.
+
+        Sequences come sorted by the number of such tokens. Yields the logits of the last `keep` columns, rows by rows
+        and in order; a row shorter than `keep` has meaningless ones first.
+        """
+        lengths = np.array([len(ids) for ids in sequences])
+        new = np.array([len(ids) - len(slots) for ids, slots in zip(sequences, known, strict=True)])
+        total = int(lengths.max())
+        self.starts = total - lengths
+        for rows in _groups(new, most, most_rows):
+            self._fill(rows, known[rows], cache)
+            width = int(new[rows.stop - 1])
+            ids, begin = np.zeros((rows.stop - rows.start, width), dtype=np.int64), total - width
+            for line, row in enumerate(range(rows.start, rows.stop)):
+                ids[line, width - new[row] :] = sequences[row][lengths[row] - new[row] :]
+            chunk = max(1, most // (rows.stop - rows.start))
+            for left in range(begin, total, chunk):
+                right = min(total, left + chunk)
+                wanted = right - max(left, total - keep)
+                logits = self._run_columns(rows, ids[:, left - begin : right - begin], left, new[rows], total, wanted)
+                if wanted > 0:
+                    yield rows, right - wanted, logits[:, -wanted:]
+        self.rows, self.at, self.fresh = slice(0, len(lengths)), total, None
+        self._build_mask()
+
+    def expand(self, index: torch.Tensor, room: int) -> None:
+        """Make row i a copy of row `index[i]`, with room for some of `room` more columns."""
+        columns = self.at + min(room, GROW)
+        if len(index) != len(self.starts) or columns > self.columns:
+            self._resize(index, columns)
+        self._build_mask()
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Run one more token a row: rows × vocabulary."""
+        if self.at >= self.columns:
+            self._resize(None, self.columns + GROW)
+            self._build_mask()
+        positions = self.at - self.offsets
+        mask = self.mask[..., self.first : self.at + 1]
+        logits = self._forward(tokens[:, None], positions[:, None], mask, 1)
+        self.at += 1
+        return logits[:, -1]
+
+    def move(self, holes: Sequence[int], movers: Sequence[int], live: int) -> None:
+        """Put rows `movers` in the place of rows `holes`; only the first `live` rows go on."""
+        if holes:
+            to, of = (torch.tensor(part, device=self.device) for part in (holes, movers))
+            for layer in self.layers:
+                for store in (layer.k, layer.v):
+                    store[to, :, self.first : self.at] = store[of, :, self.first : self.at]
+            self.starts[list(holes)] = self.starts[list(movers)]
+        self.starts = self.starts[:live]
+        self.rows = slice(0, live)
+        self._build_mask()
+
+    def remember(self, cache: PrefixCache, sequences: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Keep each (row, its ids as far as they were run) in the prefix cache."""
+        rows: list[int] = []
+        columns: list[int] = []
+        slots: list[int] = []
+        for row, ids in sequences:
+            position, found = cache.insert(ids)
+            start = int(self.starts[row]) + position
+            rows += [row] * len(found)
+            columns += range(start, start + len(found))
+            slots += found
+        if not slots:
+            return
+        at_rows, at_columns, at_slots = (torch.tensor(part, device=self.device) for part in (rows, columns, slots))
+        for number, layer in enumerate(self.layers):
+            cache.write(number, at_slots, layer.k[at_rows, :, at_columns], layer.v[at_rows, :, at_columns])
+
+    def _fill(self, rows: slice, known: Sequence[Sequence[int]], cache: PrefixCache) -> None:
+        """Copy the known prefixes of `rows` from the arena to where they belong."""
+        if not any(known):
+            return
+        starts = self.starts[rows]
+        left, right = int(starts.min()), max(int(start) + len(slots) for start, slots in zip(starts, known, strict=True))
+        index = np.zeros((len(known), right - left), dtype=np.int64)
+        for line, (start, slots) in enumerate(zip(starts - left, known, strict=True)):
+            index[line, start : start + len(slots)] = slots
+        slots = torch.from_numpy(index).to(self.device)
+        for number, layer in enumerate(self.layers):
+            keys, values = cache.read(number, slots)
+            layer.k[rows, :, left:right] = keys.transpose(1, 2)
+            layer.v[rows, :, left:right] = values.transpose(1, 2)
+
+    def _run_columns(
+        self, rows: slice, ids: np.ndarray, left: int, new: np.ndarray, total: int, wanted: int
+    ) -> torch.Tensor:
+        """One forward pass of `rows` over the columns of `ids`, which begin at `left`."""
+        right = left + ids.shape[1]
+        column = np.arange(left, right)
+        starts = self.starts[rows][:, None]
+        self.rows, self.at, self.first = rows, left, int(starts.min())
+        seen = np.arange(self.first, right)
+        allowed = (seen >= starts[:, :, None]) & (seen <= column[:, None])
+        fresh = column >= (total - new)[:, None]
+        self.fresh = None if fresh.all() else torch.from_numpy(fresh[:, None, :, None]).to(self.device)
+        mask = self._additive(torch.from_numpy(allowed[:, None]).to(self.device))
+        positions = torch.from_numpy(np.maximum(column - starts, 0)).to(self.device)
+        return self._forward(torch.from_numpy(ids).to(self.device), positions, mask, max(wanted, 1))
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        limit = {"logits_to_keep": keep} if self.keeps else {}
+        return self.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **limit,
+        ).logits
+
+    def _resize(self, index: torch.Tensor | None, columns: int) -> None:
+        """Copy the rows in `index` (None: those that are live) to a store with `columns` columns."""
+        for layer in self.layers:
+            old = layer.k, layer.v
+            count = self.rows.stop if index is None else len(index)
+            layer.k, layer.v = layer.new(count, columns)
+            for store, source in zip((layer.k, layer.v), old, strict=True):
+                source = source[: self.rows.stop, :, self.first : self.at]
+                store[:, :, self.first : self.at] = source if index is None else source[index]
+        if index is not None:
+            self.starts = self.starts[index.cpu().numpy()]
+        self.rows, self.columns = slice(0, len(self.starts)), columns
+
+    def _build_mask(self) -> None:
+        self.first = int(self.starts.min())
+        self.offsets = torch.from_numpy(self.starts).to(self.device)
+        seen = torch.arange(self.columns, device=self.device) >= self.offsets[:, None]
+        self.mask = self._additive(seen[:, None, None])
+
+    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(allowed.shape, dtype=self.dtype, device=self.device).masked_fill_(~allowed, self.low)
+
+
+class NativeCache:
+    """The model's own cache, for architectures that keep more than plain keys and values; rows never leave it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        self.positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.state: dict[str, Any] = {}
+
+    def prefill(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Run all sequences, padded on the left: logits of every column."""
+        total = max(map(len, sequences))
+        ids = torch.zeros(len(sequences), total, dtype=torch.long)
+        self.mask = torch.zeros_like(ids).to(self.device)
+        for line, sequence in enumerate(sequences):
+            ids[line, total - len(sequence) :] = torch.tensor(sequence)
+            self.mask[line, total - len(sequence) :] = 1
+        return self._forward(ids.to(self.device))
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        return self._forward(tokens[:, None])[:, -1]
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        extra = {"position_ids": positions} if self.positions else {}
+        out = self.model(input_ids=ids, attention_mask=self.mask, use_cache=True, **extra, **self.state)
+        self.state = {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
+        return out.logits
+
+
+def _groups(new: np.ndarray, most: int, most_rows: int) -> Iterator[slice]:
+    """Consecutive rows with about as many new tokens each, so that little padding is run. `new` is ascending."""
+    begin = 0
+    for row in range(1, len(new) + 1):
+        if (
+            row == len(new)
+            or new[row] > 1.25 * new[begin] + 8
+            or new[row] * (row - begin + 1) > most
+            or row - begin >= most_rows
+        ):
+            yield slice(begin, row)
+            begin = row

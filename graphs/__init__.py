@@ -1,0 +1,1 @@
+"""How messages flow: the episode graph, the round graph, rollout of many episodes, drawing."""

@@ -1,0 +1,59 @@
+"""What an episode's edges depend on: who repairs, what, how, and the bounds of an attempt.
+
+Part of every recipe (`[repair]`, `[episode]`). The words are those of the two papers' comparison: `who` repairs (the
+actor's own weights as refiner, or a separate reflector), `on` which attempts, in which `form`, seeing what (`sees`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kintsugi.config import StrictConfig
+
+
+class RepairConfig(StrictConfig):
+    """When and how an attempt is repaired inside its episode.
+
+    who: "none"; "self" (the refiner: the actor's weights); "reflector" (a policy of its own).
+    on: "failures", "all" attempts (ENVISIONS), or "unsolved" (only when all samples of the task failed: decided by the
+        rollout, after the samples are in).
+    form: "rewrite" (a new program in one go), "rollback" (go on from the first line the environment objects to),
+        "again" (multi-turn: a reflection, then a new attempt from the start).
+    sees: "attempt" (ENVISIONS) or "feedback" (the attempt and what the environment said of it; Re-ReST).
+    rounds: repairs in a row, at most. budget: repairs of an unsolved task (only with on = "unsolved").
+    fresh: for an unsolved task, also draw fresh samples of the actor: "none"; "pooled" (they join the pool: the
+        more-sampling baseline); "measured" (a yardstick for the repair: on record, in no pool).
+    """
+
+    who: Literal["none", "self", "reflector"] = "none"
+    on: Literal["failures", "all", "unsolved"] = "failures"
+    form: Literal["rewrite", "rollback", "again"] = "rewrite"
+    sees: Literal["attempt", "feedback"] = "feedback"
+    rounds: int = Field(default=1, ge=0)
+    budget: int = Field(default=4, ge=0)
+    fresh: Literal["none", "pooled", "measured"] = "none"
+
+    @model_validator(mode="after")
+    def _fits(self) -> RepairConfig:
+        if self.form == "again" and self.who == "self" and self.sees == "attempt":
+            raise ValueError('form "again" needs sees = "feedback": a reflection on nothing says nothing')
+        return self
+
+    @property
+    def in_episode(self) -> bool:
+        """True when the episode graph itself has the repair edge."""
+        return self.who != "none" and self.on != "unsolved" and self.rounds > 0
+
+
+class EpisodeConfig(StrictConfig):
+    """Bounds of an attempt.
+
+    max_turns: actions an attempt may take; None takes the environment's own. turn_timeout_s: seconds the environment may
+    take for one action before it counts as crashed. wave: episodes that run at once, and are committed at once.
+    """
+
+    max_turns: int | None = Field(default=None, ge=1)
+    turn_timeout_s: float = Field(default=60.0, gt=0)
+    wave: int = Field(default=250, ge=1)

@@ -1,0 +1,68 @@
+"""The episode graph: agent, environment, refiner and reflector wired as a LangGraph state machine.
+
+`build_episode_graph(cast)` compiles it; the recipe's `[repair]` chooses its edges. Batch rollouts compile it without a
+checkpointer (`kintsugi.graphs.rollout`), interactive episodes with one, so that they can be paused, edited, rewound and
+branched at any node. Drawing is in `kintsugi.graphs.drawing`.
+
+    start → agent ⇄ environment → (refiner | reflector) → environment … → end
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+
+from kintsugi.graphs.episode_nodes import Cast, nodes
+from kintsugi.graphs.episode_state import EpisodeState
+
+
+def build_episode_graph(cast: Cast, *, checkpointer: Any = None, **options: Any) -> Any:
+    """The compiled graph. `options` go to LangGraph's `compile` (`interrupt_before`, …)."""
+    graph: Any = StateGraph(EpisodeState)
+    table = nodes(cast)
+    for name, node in table.items():
+        graph.add_node(name, node)
+    repairer = next((name for name in ("refiner", "reflector") if name in table), None)
+    graph.add_edge("agent", "environment")
+    if repairer is None:
+        graph.add_edge(START, "agent")
+        graph.add_conditional_edges("environment", _Router(cast, None), {"agent": "agent", "end": END})
+    else:
+        graph.add_conditional_edges(START, _begin(repairer), {"agent": "agent", repairer: repairer})
+        exits = {"agent": "agent", "end": END}
+        if cast.repair.in_episode:
+            exits[repairer] = repairer
+        graph.add_conditional_edges("environment", _Router(cast, repairer), exits)
+        graph.add_edge(repairer, "agent" if cast.repair.form == "again" else "environment")
+    return graph.compile(checkpointer=checkpointer, **options)
+
+
+def recursion_limit(cast: Cast) -> int:
+    """Most node visits of one episode, for LangGraph's own guard: every attempt's turns, and the repairers'."""
+    attempts = 1 + cast.repair.rounds
+    return attempts * (2 * cast.max_turns + 2) + 5
+
+
+def _begin(repairer: str) -> Any:
+    def route(state: EpisodeState) -> str:
+        return repairer if state["plan"].get("repair_of") else "agent"
+
+    return route
+
+
+class _Router:
+    """Where an episode goes after the environment spoke."""
+
+    def __init__(self, cast: Cast, repairer: str | None) -> None:
+        self.cast, self.repairer = cast, repairer
+
+    def __call__(self, state: EpisodeState) -> str:
+        if state.get("current") is not None:
+            return "agent"
+        last = state["attempts"][-1]
+        repairs_done = sum(attempt["parent_id"] is not None for attempt in state["attempts"])
+        repair = self.cast.repair
+        if self.repairer is None or not repair.in_episode or repairs_done >= repair.rounds or last["stop"] == "error":
+            return "end"
+        return self.repairer if repair.on == "all" or last["stop"] != "success" else "end"

@@ -1,0 +1,266 @@
+"""The actors of an episode, one node each: agent, environment, refiner, reflector.
+
+Each node reads the plain state, says or does one thing, and hands on a new state; what it says is a typed message on the
+attempt. Nodes share nothing but the `Cast` they were built with (policies in roles, worlds), which is never in the state.
+What an agent does wrong, and what breaks in an environment, ends as a verdict; a policy that cannot be reached raises.
+
+Single turn: the refiner (same weights) or the reflector writes the next action itself. Multi-turn: the reflector writes a
+reflection, and the agent acts again from the start with it in context (Re-ReST, arXiv 2406.01495, section 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sampling
+from kintsugi.agents.roles import Prompt, Role
+from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
+from kintsugi.graphs.episode_state import (
+    Attempt,
+    EpisodeState,
+    failed_attempt,
+    finish_attempt,
+    new_attempt,
+    task_of,
+)
+from kintsugi.graphs.worlds import WorldBroke, Worlds
+from kintsugi.records import (
+    Action,
+    Cost,
+    Critique,
+    Fault,
+    Observation,
+    Stop,
+    Tokens,
+    Trajectory,
+    Verdict,
+    from_plain,
+    message_from_plain,
+    to_plain,
+)
+
+Node = Callable[[EpisodeState], Awaitable[EpisodeState]]
+
+
+@dataclass
+class Cast:
+    """Who plays: roles by name ("actor", "refiner", "reflector"), the worlds, and the episode's rules."""
+
+    roles: dict[str, Role]
+    worlds: Worlds
+    repair: RepairConfig = field(default_factory=RepairConfig)
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
+
+    @property
+    def max_turns(self) -> int:
+        return self.episode.max_turns or self.worlds.environment.max_turns
+
+
+def nodes(cast: Cast) -> dict[str, Node]:
+    """The node functions by name. Refiner and reflector are there only when the recipe repairs through them."""
+    table: dict[str, Node] = {"agent": _Agent(cast), "environment": _Environment(cast)}
+    if cast.repair.who == "self":
+        table["refiner"] = _Repairer(cast, "refiner")
+    if cast.repair.who == "reflector":
+        table["reflector"] = _Repairer(cast, "reflector")
+    return table
+
+
+class _Agent:
+    """Says the next action of the current attempt, or opens the first one."""
+
+    def __init__(self, cast: Cast) -> None:
+        self.cast = cast
+
+    async def __call__(self, state: EpisodeState) -> EpisodeState:
+        attempt = state.get("current")
+        if attempt is None:
+            attempt = new_attempt("explore", None, [Observation(text=await self.cast.worlds.observe(task_of(state)))])
+        role = self.cast.roles["actor"]
+        chat, prior = _chat(role, attempt)
+        request = Request(
+            messages=chat,
+            sampling=_seeded(role.sampling, state, attempt),
+            prior_ids=prior,
+            prior_messages=len(chat) - 1 if prior else 0,
+            key=_key(state, attempt),
+        )
+        completion, attempt = await _ask(role, request, attempt)
+        tokens = _tokens(completion, prior)
+        return _went(state, "agent", _add(attempt, Action(text=completion.text, tokens=tokens)))
+
+
+class _Environment:
+    """Does the last action and answers; ends the attempt on a verdict, on a crash, or when turns run out."""
+
+    def __init__(self, cast: Cast) -> None:
+        self.cast = cast
+
+    async def __call__(self, state: EpisodeState) -> EpisodeState:
+        attempt = state.get("current")
+        assert attempt is not None, "the environment node needs an action to answer"
+        actions = [message["text"] for message in attempt["messages"] if message["kind"] == "action"]
+        key = attempt_key(state)
+        started = time.monotonic()
+        try:
+            reply = await self.cast.worlds.act(key, task_of(state), actions[:-1], actions[-1])
+        except WorldBroke as broke:
+            verdict = Verdict(success=False, reward=0.0, feedback="the environment broke", error=str(broke))
+            return await self._end(state, attempt, verdict, "error")
+        spent = Cost(seconds=time.monotonic() - started, executions=reply.executions)
+        attempt = _paid(attempt, spent)
+        if reply.observation:
+            attempt = _add(attempt, Observation(text=reply.observation))
+        if reply.verdict is not None:
+            return await self._end(state, attempt, reply.verdict, "success" if reply.verdict.success else "failure")
+        if len(actions) >= self.cast.max_turns:
+            feedback = f"out of turns: {len(actions)} actions did not reach the goal"
+            return await self._end(state, attempt, Verdict(success=False, reward=0.0, feedback=feedback), "truncated")
+        return _went(state, "environment", attempt)
+
+    async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
+        await self.cast.worlds.leave(attempt_key(state))
+        attempt = _add(attempt, verdict)
+        trajectory = finish_attempt(state, attempt, verdict, stop)
+        state = _went(state, "environment", None)
+        return {**state, "attempts": [*state.get("attempts", []), to_plain(trajectory)]}
+
+
+class _Repairer:
+    """The refiner or the reflector: opens a new attempt that mends the last failed one."""
+
+    def __init__(self, cast: Cast, name: str) -> None:
+        self.cast, self.name = cast, name
+
+    async def __call__(self, state: EpisodeState) -> EpisodeState:
+        failed = failed_attempt(state)
+        assert failed is not None, f"the {self.name} node needs an attempt to repair"
+        role = self.cast.roles[self.name]
+        first = failed.messages[0]
+        opening = first if isinstance(first, Observation) else Observation(text=task_of(state).prompt)
+        stage = "refine" if self.name == "refiner" else "reflect"
+        attempt = new_attempt(stage, failed.id, [opening])
+        request, kept = repair_request(role.prompt, self.cast.repair, opening.text, failed)
+        request = _with(request, _seeded(role.sampling, state, attempt), _key(state, attempt))
+        completion, attempt = await _ask(role, request, attempt)
+        if self.cast.repair.form == "again":
+            attempt = _add(attempt, Critique(text=completion.text, author=self.name))
+            attempt["memory"] = completion.text
+            return _went(state, self.name, attempt)
+        action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, ()))
+        return _went(state, self.name, _add(attempt, action))
+
+
+def repair_request(prompt: Prompt, repair: RepairConfig, task: str, failed: Trajectory) -> tuple[Request, str]:
+    """What the repairer is asked about a failed attempt, and the kept text that its answer goes on from.
+
+    The same for sampling a repair and for training one (`training.rows`), so that the two never differ.
+    """
+    feedback = failed.feedback if repair.sees == "feedback" else ""
+    fault = failed.fault if repair.sees == "feedback" else None
+    messages = prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory="")
+    if repair.form != "rollback":
+        return Request(messages=messages), ""
+    fault = fault or blind_fault(failed)
+    return Request(messages=messages, prefill=prompt.prefill(fault.kept, fault.bad, fault.note)), fault.kept
+
+
+def blind_fault(failed: Trajectory) -> Fault:
+    """A place to go on from when the environment objects to no line: one drawn by the attempt's id."""
+    lines = failed.text.splitlines(keepends=True) or [""]
+    cut = int(failed.id, 16) % len(lines)
+    return Fault(kept="".join(lines[:cut]), bad=lines[cut].rstrip("\n"), note="wrong")
+
+
+def transcript(trajectory: Trajectory) -> str:
+    """An attempt as text: the action alone for programs, actions and observations in turn for longer ones."""
+    if len(trajectory.actions) == 1:
+        return trajectory.actions[0].text
+    lines = []
+    for message in trajectory.messages[1:]:
+        if isinstance(message, Action):
+            lines.append(f"> {message.text}")
+        elif isinstance(message, Observation):
+            lines.append(message.text)
+    return "\n".join(lines)
+
+
+def attempt_key(state: EpisodeState) -> str:
+    """Names the attempt in progress among all live ones."""
+    return f"{state['plan']['episode_id']}:{len(state.get('attempts', []))}"
+
+
+def _key(state: EpisodeState, attempt: Attempt) -> str:
+    return f"{attempt_key(state)}:{len(attempt['messages']):04d}"
+
+
+def _chat(role: Role, attempt: Attempt) -> tuple[tuple[ChatMessage, ...], tuple[int, ...]]:
+    """The actor's chat, and the ids of it up to the last sampled answer (empty when any action has none)."""
+    messages = [message_from_plain(message) for message in attempt["messages"]]
+    opening = messages[0]
+    assert isinstance(opening, Observation)
+    chat = list(role.messages(task=opening.text, attempt="", feedback="", memory=attempt["memory"]))
+    ids: list[int] = []
+    exact = True
+    for message in messages[1:]:
+        if isinstance(message, Action):
+            chat.append(ChatMessage(role="assistant", content=message.text))
+            exact = exact and message.tokens is not None and bool(message.tokens.completion_ids)
+            if exact and message.tokens is not None:
+                ids += [*message.tokens.context_ids, *message.tokens.completion_ids]
+        elif isinstance(message, Observation):
+            chat.append(ChatMessage(role="user", content=message.text))
+    return tuple(chat), tuple(ids) if exact else ()
+
+
+async def _ask(role: Role, request: Request, attempt: Attempt) -> tuple[Completion, Attempt]:
+    started = time.monotonic()
+    completion = (await role.policy.complete(request))[0]
+    spent = Cost(
+        generated_tokens=len(completion.token_ids),
+        processed_tokens=completion.processed_tokens,
+        seconds=time.monotonic() - started,
+    )
+    return completion, _paid(attempt, spent)
+
+
+def _tokens(completion: Completion, prior: tuple[int, ...]) -> Tokens | None:
+    if not completion.token_ids:
+        return None
+    return Tokens(
+        context_ids=completion.prompt_ids[len(prior) :],
+        completion_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+    )
+
+
+def _seeded(sampling: Sampling, state: EpisodeState, attempt: Attempt) -> Sampling:
+    """The role's sampling with this turn's own seed: a hash of the episode's seed, the attempt and the turn."""
+    place = f"{state['plan']['seed']}:{len(state.get('attempts', []))}:{len(attempt['messages'])}:{attempt['stage']}"
+    seed = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big") >> 1
+    return Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=sampling.stop,
+        seed=seed,
+    )
+
+
+def _with(request: Request, sampling: Sampling, key: str) -> Request:
+    return Request(messages=request.messages, prefill=request.prefill, sampling=sampling, key=key)
+
+
+def _add(attempt: Attempt, message: Action | Observation | Verdict | Critique) -> Attempt:
+    return {**attempt, "messages": [*attempt["messages"], to_plain(message)]}
+
+
+def _paid(attempt: Attempt, spent: Cost) -> Attempt:
+    return {**attempt, "cost": to_plain(from_plain(Cost, attempt["cost"]) + spent)}
+
+
+def _went(state: EpisodeState, node: str, current: Attempt | None) -> EpisodeState:
+    return {**state, "path": [*state.get("path", []), node], "current": current}

@@ -1,0 +1,92 @@
+"""Many episodes at once over shared policies: bounded, repeatable, committed wave by wave.
+
+A *wave* is a fixed list of plans that run concurrently and are committed together: its composition depends on the plans
+alone, never on timing, so batches (and with them float rounding and samples) are the same from run to run, and a run that
+was killed repeats exactly the waves that were not committed. Policies drop their KV caches between waves for the same
+reason. No LangGraph checkpoint is written here.
+
+An exception in one episode (a policy that cannot be reached) ends the wave; whatever an agent or environment does wrong
+does not: that is on the episode's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from kintsugi.agents.policies.policy import live
+from kintsugi.graphs.episode_graph import build_episode_graph, recursion_limit
+from kintsugi.graphs.episode_nodes import Cast
+from kintsugi.graphs.episode_state import EpisodePlan, finished_episode, start_state
+from kintsugi.records import Episode
+
+T = TypeVar("T")
+
+
+def waves(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` cut into stretches of `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def forget(cast: Cast) -> None:
+    """Drop every policy's KV cache (where it has one), so that a wave does not depend on what ran before it."""
+    for policy in {id(role.policy): role.policy for role in cast.roles.values()}.values():
+        clear = getattr(policy, "forget", None)
+        if clear is not None:
+            clear()
+
+
+async def play_wave(
+    plans: Sequence[EpisodePlan], cast: Cast, *, on_done: Callable[[Episode], None] | None = None
+) -> list[Episode]:
+    """Play the plans concurrently; episodes come back in the plans' order."""
+    graph = build_episode_graph(cast)
+    config: Any = {"recursion_limit": recursion_limit(cast)}
+    policies = list({id(role.policy): role.policy for role in cast.roles.values()}.values())
+    entered = [0]
+    all_in = asyncio.Event()
+
+    async def play(plan: EpisodePlan) -> Episode:
+        async with AsyncExitStack() as stack:
+            for policy in policies:
+                await stack.enter_async_context(live(policy))
+            # No episode asks before all are counted in: else the first batch would depend on who was fastest.
+            entered[0] += 1
+            if entered[0] == len(plans):
+                all_in.set()
+            await all_in.wait()
+            state = await graph.ainvoke(start_state(plan), config)
+        episode = finished_episode(state)
+        if on_done is not None:
+            on_done(episode)
+        return episode
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(play(plan)) for plan in plans]
+    return [task.result() for task in tasks]
+
+
+async def rollout(
+    plans: Iterable[EpisodePlan],
+    cast: Cast,
+    *,
+    commit: Callable[[Sequence[Episode]], None],
+    known: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
+    on_done: Callable[[Episode], None] | None = None,
+) -> int:
+    """Play all plans in waves of `cast.episode.wave`; returns how many episodes were played now.
+
+    commit: called once a wave. known: which of these episode ids are committed already; such waves are skipped whole.
+    """
+    played = 0
+    for wave in waves(list(plans), cast.episode.wave):
+        if len(known([plan.episode_id for plan in wave])) == len(wave):
+            continue
+        forget(cast)
+        episodes = await play_wave(wave, cast, on_done=on_done)
+        commit(episodes)
+        played += len(episodes)
+    return played

@@ -1,0 +1,74 @@
+"""`kintsugi eval WHAT`: held-out success of a run's champion, a model folder, a hub name or an endpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kintsugi.errors import ConfigError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(
+    "eval",
+    epilog="Example: kintsugi eval runs/demo evaluate.tasks=500   ·   "
+    "kintsugi eval --endpoint http://localhost:8000/v1 --model my-model --recipe gsm8k",
+)
+def evaluate(
+    what: Annotated[str | None, typer.Argument(help="A run folder, a model folder or a hub name.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Whose tasks and prompts (default: the run's own).")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="A server that speaks the OpenAI protocol.")] = None,
+    model: Annotated[str | None, typer.Option(help="The endpoint's model name.")] = None,
+    few_shot: Annotated[bool, typer.Option("--few-shot", help="Use the prompt's examples.")] = False,
+    ledger: Annotated[Path | None, typer.Option(help="Keep the episodes in this SQLite file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The evaluation as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Greedy success on the held-out tasks, with a 95 % interval."""
+    changes = list(overrides or ())
+    if endpoint is not None and what is not None and "=" in what:
+        what, changes = None, [what, *changes]
+    if (what is None) == (endpoint is None):
+        raise ConfigError("expected one of a run folder, a model or --endpoint URL: see kintsugi eval --help")
+    from kintsugi.training.evaluate import evaluate as measure
+    from kintsugi.training.recipe import load_recipe
+    from kintsugi.training.run import champion_of, recipe_of
+    from kintsugi.training.statistics import wilson_interval
+    from kintsugi.training.watch import RichWatch, Watch
+
+    is_run = what is not None and (Path(what) / "run.json").exists()
+    if is_run and recipe is None:
+        loaded = recipe_of(Path(what or ""), changes)
+    else:
+        if endpoint is not None:
+            changes += ["model.kind=endpoint", f'model.options={{url = "{endpoint}", model = "{model or ""}"}}']
+        loaded = load_recipe(recipe or "demo", changes)
+    folder = str(champion_of(Path(what))) if is_run and what else (what or "")
+    watch = Watch() if quiet else RichWatch()
+    found = measure(loaded, model=folder, ledger=ledger, few_shot=few_shot, watch=watch)
+    num = len(found.outcomes)
+    low, high = wilson_interval(sum(found.outcomes.values()), num)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "success_rate": found.success_rate,
+                    "num_tasks": num,
+                    "interval": [low, high],
+                    "pass_at_k": dict(found.pass_at_k),
+                    "metrics": dict(found.metrics),
+                    "errors": found.errors,
+                }
+            )
+        )
+        return
+    typer.echo(f"{found.success_rate:.1%} of {num} held-out tasks (95 % {low:.1%} to {high:.1%})")
+    for k, rate in found.pass_at_k.items():
+        typer.echo(f"pass@{k}  {rate:.1%}")
+    if found.errors:
+        typer.echo(f"{found.errors} tasks left out: the environment broke")

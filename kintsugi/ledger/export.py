@@ -1,0 +1,175 @@
+"""The ledger as JSONL files that TRL (and anything else) reads: `export(ledger, "sft", "rows.jsonl")`.
+
+- `sft`: `{"messages": […]}`, one right attempt a row;
+- `dpo`: `{"prompt": […], "chosen": […], "rejected": […]}`, a failed attempt and a right one of the same task: its own
+  repair where there is one;
+- `repairs`: `{"prompt": [task, failed attempt, feedback], "completion": [right attempt]}`;
+- `trajectories`: every record whole, as `records.to_plain` gives it.
+
+Chats are those of the agent: observations are the user's, actions the assistant's, critiques are left out (a row must
+not need what the agent will not see). The first three leave out exact duplicates within a task, attempts whose maker
+saw a gold answer, and whatever was not explored for training (evaluations must not leak). Each row names its
+trajectories. Files appear whole or not at all. Left out: tokens in the first three; a run trains from its datasets,
+which keep every token as sampled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kintsugi.errors import ConfigError, LedgerError, nearest
+from kintsugi.ledger.filters import Wanted
+from kintsugi.ledger.ledger import Ledger
+from kintsugi.records import Action, Observation, Trajectory, to_plain
+
+Chat = list[dict[str, str]]
+Line = dict[str, Any]
+Filters = dict[str, Any]
+
+_PAGE = 1000
+
+
+def export(ledger: Ledger, kind: str, path: str | Path, *, saw_gold: bool = False, **filters: Wanted) -> int:
+    """Write one kind of rows to `path` and return how many.
+
+    saw_gold: keep attempts whose maker saw a gold answer. filters: as `Ledger.trajectories`; they choose the right
+    attempts of `sft` and `repairs`, both sides of `dpo`, and all of `trajectories`.
+    Unknown kinds raise ConfigError, unwritable files LedgerError.
+    """
+    if kind not in EXPORT_KINDS:
+        raise ConfigError(f'unknown export kind "{kind}": {nearest(kind, EXPORT_KINDS)}')
+    if kind != "trajectories":
+        filters = {"purpose": "explore", **filters}
+    lines = EXPORT_KINDS[kind](ledger, saw_gold, filters)
+    return _write_whole(Path(path), lines)
+
+
+def _write_whole(path: Path, lines: Iterator[Line]) -> int:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    number = 0
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(json.dumps(line) + "\n")
+                number += 1
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise LedgerError(
+            f"{path} cannot be written ({error.strerror or error}): choose another place or free some space; "
+            "what stood there before is untouched"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return number
+
+
+def _sft(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+    for task_id, attempts in _by_task(ledger, saw_gold, filters):
+        for attempt in _distinct(part for part in attempts if part.success):
+            prompt, answer = _chat(attempt)
+            yield {"messages": prompt + answer, "task_id": task_id, "trajectory_id": attempt.id}
+
+
+def _dpo(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+    for task_id, attempts in _by_task(ledger, saw_gold, filters):
+        right = _distinct(part for part in attempts if part.success)
+        repairs = {part.parent_id: part for part in right if part.parent_id}
+        wrong = _distinct(part for part in attempts if part.stop in ("failure", "truncated"))
+        for index, rejected in enumerate(wrong if right else ()):
+            chosen = repairs.get(rejected.id, right[index % len(right)])
+            (prompt, good), (same_prompt, bad) = _chat(chosen), _chat(rejected)
+            if prompt == same_prompt and good and bad:
+                yield {
+                    "prompt": prompt,
+                    "chosen": good,
+                    "rejected": bad,
+                    "task_id": task_id,
+                    "trajectory_id": chosen.id,
+                    "rejected_trajectory_id": rejected.id,
+                }
+
+
+def _repairs(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+    for task_id, attempts in _by_task(ledger, saw_gold, filters):
+        known = {part.id: part for part in attempts}
+        seen = set()
+        for attempt in attempts:
+            if not attempt.success or not attempt.parent_id:
+                continue
+            parent = known.get(attempt.parent_id) or ledger.trajectory(attempt.parent_id)
+            (asked, failed), (_, answer) = _chat(parent), _chat(attempt)
+            texts = (parent.text, attempt.text)
+            if parent.success or not failed or not answer or texts in seen:
+                continue
+            seen.add(texts)
+            feedback = {"role": "user", "content": parent.feedback or "This attempt failed."}
+            yield {
+                "prompt": [*asked, *failed, feedback],
+                "completion": answer,
+                "task_id": task_id,
+                "trajectory_id": attempt.id,
+                "rejected_trajectory_id": parent.id,
+            }
+
+
+def _trajectories(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+    offset = 0
+    while page := ledger.trajectories(limit=_PAGE, offset=offset, **filters):
+        offset += _PAGE
+        yield from (to_plain(part) for part in page)
+
+
+EXPORT_KINDS: dict[str, Callable[[Ledger, bool, Filters], Iterator[Line]]] = {
+    "sft": _sft,
+    "dpo": _dpo,
+    "repairs": _repairs,
+    "trajectories": _trajectories,
+}
+
+
+def _by_task(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[tuple[str, list[Trajectory]]]:
+    """Attempts grouped by task over all rounds, in the ledger's order."""
+    kept = [part for part in ledger.trajectories(**filters) if saw_gold or not part.saw_gold]
+
+    def key(part: Trajectory) -> tuple[str, str]:
+        return (part.environment, part.task_id)
+
+    for (_, task_id), attempts in groupby(sorted(kept, key=key), key=key):
+        yield task_id, list(attempts)
+
+
+def _distinct(attempts: Iterator[Trajectory]) -> list[Trajectory]:
+    """The first of each text."""
+    first: dict[str, Trajectory] = {}
+    for attempt in attempts:
+        if attempt.actions:
+            first.setdefault(attempt.text, attempt)
+    return list(first.values())
+
+
+def _chat(attempt: Trajectory) -> tuple[Chat, Chat]:
+    """(what stands before the first action, the rest up to the last action) as chat messages."""
+    chat = [
+        {"role": "assistant" if isinstance(message, Action) else "user", "content": message.text}
+        for message in attempt.messages
+        if isinstance(message, Action | Observation)
+    ]
+    acts = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
+    if not acts:
+        return _joined(chat), []
+    return _joined(chat[: acts[0]]), _joined(chat[acts[0] : acts[-1] + 1])
+
+
+def _joined(chat: Chat) -> Chat:
+    """Neighbours of one role as one message: chat templates want the roles to take turns."""
+    joined: Chat = []
+    for role, run in groupby(chat, key=lambda message: message["role"]):
+        joined.append({"role": role, "content": "\n".join(message["content"] for message in run)})
+    return joined

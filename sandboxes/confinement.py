@@ -1,0 +1,263 @@
+"""What a worker's child gives up before it runs a program: its uid, most files, many system calls. Linux only.
+
+    confinement = strongest("auto", writable="/tmp/slot")     # once, in the worker; proves itself in a forked child
+    confinement.apply()                                       # in each child, last thing before the program
+
+Travels beside `worker.py` and, like it, imports the standard library only (it runs with `-I -S`, maybe in a
+container). Rungs: `landlock+seccomp`, and `rlimits`, which adds nothing to the worker's resource limits but the
+change of uid. A stronger rung (namespaces) belongs at the head of `RUNGS`. Leaves out: resource limits and clean-up,
+which are the worker's.
+
+Sources: landlock(7), seccomp(2), prctl(2); system call numbers from the kernel's unistd_64.h and asm-generic/unistd.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+
+RUNGS = ("landlock+seccomp", "rlimits")
+LIMITS_HOLD = (
+    "wall_time", "cpu_time", "memory", "output", "processes", "files_size", "clean_environment", "clean_state",
+)  # fmt: skip
+ISOLATION_HOLDS = ("network", "host_reads", "host_writes", "host_processes", "kernel_surface")
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR; EXECUTE (1 << 0) is granted nowhere: a program is one interpreter
+# WRITE_FILE, REMOVE_*, MAKE_DIR, MAKE_REG, MAKE_FIFO, MAKE_SYM, REFER, TRUNCATE; no devices, no sockets
+_WRITE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+
+# name: (x86-64, arm64); 0 where an architecture has none (0 is never meant: read and io_setup stay open).
+_REFUSED = """
+socket:41:198 ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 kcmp:312:272 pidfd_getfd:438:438
+pidfd_open:434:434 perf_event_open:298:241 userfaultfd:323:282 bpf:321:280 add_key:248:217 request_key:249:218
+keyctl:250:219 io_uring_setup:425:425 io_uring_enter:426:426 io_uring_register:427:427
+mount:165:40 umount2:166:39 pivot_root:155:41 chroot:161:51 open_tree:428:428 move_mount:429:429 fsopen:430:430
+fsconfig:431:431 fsmount:432:432 fspick:433:433 mount_setattr:442:442 unshare:272:97 setns:308:268
+kexec_load:246:104 kexec_file_load:320:294 init_module:175:105 finit_module:313:273 delete_module:176:106
+reboot:169:142 swapon:167:224 swapoff:168:225 sethostname:170:161 setdomainname:171:162 settimeofday:164:170
+clock_settime:227:112 clock_adjtime:305:266 adjtimex:159:171 acct:163:89 quotactl:179:60 quotactl_fd:443:443
+syslog:103:116 vhangup:153:58 iopl:172:0 ioperm:173:0 modify_ldt:154:0
+open_by_handle_at:304:265 name_to_handle_at:303:264 fanotify_init:300:262 inotify_init:253:0 inotify_init1:294:26
+shmget:29:194 msgget:68:186 semget:64:190 mq_open:240:180 memfd_create:319:279 memfd_secret:447:447
+setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setscheduler:144:119 sched_setparam:142:118
+sched_setattr:314:274 process_madvise:440:440 process_mrelease:448:448 move_pages:279:239 migrate_pages:256:238
+mbind:237:235 personality:135:92 uselib:134:0 lookup_dcookie:212:18 pidfd_send_signal:424:424
+rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240 tkill:200:130
+"""
+# Landlock does not guard owners, modes, times and attributes: refused where the program keeps the caller's uid.
+_METADATA = """
+chmod:90:0 fchmod:91:52 fchmodat:268:53 chown:92:0 fchown:93:55 lchown:94:0 fchownat:260:54 setxattr:188:5
+lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16 utime:132:0 utimes:235:0
+futimesat:261:0 utimensat:280:88 truncate:76:45
+"""
+_JUDGED = """
+clone:56:220 clone3:435:435 socketpair:53:199 prctl:157:167 prlimit64:302:261 kill:62:129 tgkill:234:131 fcntl:72:25
+"""
+_LAST_KNOWN = 450  # a system call newer than this table is answered "not implemented"
+_EPERM, _ENOSYS = 1, 38
+_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEW*: mount, cgroup, uts, ipc, user, pid, net
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def prctl(option: int, value: int = 0) -> None:
+    """prctl(2) with an integer; an unknown option is passed over, as older kernels and other systems have it."""
+    if sys.platform == "linux":
+        _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    result = _libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"system call {number}: {os.strerror(code)}")
+    return result
+
+
+def landlock_version() -> int:
+    """Landlock's ABI version, 0 where there is none."""
+    try:
+        return _syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    except OSError:
+        return 0
+
+
+def _ruleset(version: int, writable: str, readable: list[str]) -> int:
+    """A Landlock ruleset's descriptor: read the libraries, write below `writable`, no TCP, no signals out."""
+    known = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
+    fields = [known, 3 if version >= 4 else 0, 3 if version >= 6 else 0]  # bind+connect; abstract sockets+signals
+    attributes = struct.pack("=QQQ", *fields)[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    ruleset = _syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    rules = (
+        [(path, _READ) for path in readable] + [(path, 1 << 2) for path in _FILES] + [("/dev/null", 1 << 1 | 1 << 2)]
+    )
+    for path, rights in [*rules, (writable, (_READ | _WRITE) & known)]:
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # this machine has no such folder
+        try:
+            if not os.path.isdir(path):
+                rights &= ~(1 << 3)
+            rule = struct.pack("=Qi", rights, descriptor)
+            _syscall(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+        finally:
+            os.close(descriptor)
+    return ruleset
+
+
+def _numbers(table: str, column: int) -> dict[str, int]:
+    rows = [entry.split(":") for entry in table.split()]
+    return {row[0]: int(row[1 + column]) for row in rows if int(row[1 + column])}
+
+
+def _filter(*, own_uid: bool, signals_scoped: bool, pid: int) -> bytes:
+    """The seccomp program: refuse the tables above, judge a few calls by an argument, allow the rest.
+
+    Where Landlock cannot keep signals inside, kill reaches only the program's first process and its group.
+    """
+    column, arch = _MACHINES[platform.machine()]
+    allow, refuse, missing = (_return(code) for code in (0x7FFF0000, 0x50000 | _EPERM, 0x50000 | _ENOSYS))
+    judged = _numbers(_JUDGED, column)
+    code = [_load(4), _jump(0x15, arch, 1, 0), _return(0x80000000), _load(0), _jump(0x25, _LAST_KNOWN, 0, 1), missing]
+    blocks = {
+        "clone": [_load(16), _jump(0x45, _NAMESPACE_FLAGS, 0, 1), refuse, allow],
+        "clone3": [missing],  # its flags lie behind a pointer; libc then falls back to clone
+        "socketpair": [_load(16), _jump(0x15, 1, 1, 0), refuse, allow],  # AF_UNIX, which asyncio needs
+        "prctl": [_load(16), _jump(0x15, PR_SET_PDEATHSIG, 0, 1), refuse, allow],
+        "prlimit64": [_load(16), _jump(0x15, 0, 1, 0), refuse, allow],  # pid 0: itself
+    }
+    if not signals_scoped:
+        own = [_load(16), _jump(0x15, pid, 2, 0), _jump(0x15, 0, 1, 0), refuse, allow]
+        owner = [_load(24), _jump(0x15, 8, 2, 0), _jump(0x15, 10, 1, 0), _jump(0x15, 15, 0, 1), refuse, allow]
+        blocks |= {"kill": own, "tgkill": own, "fcntl": owner}  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    for name, block in blocks.items():
+        code += [_jump(0x15, judged[name], 0, len(block)), *block]
+    refused = _numbers(_REFUSED + ("" if own_uid else _METADATA), column)
+    for number in refused.values():
+        code += [_jump(0x15, number, 0, 1), refuse]
+    return b"".join([*code, allow])
+
+
+def _load(offset: int) -> bytes:
+    return struct.pack("=HBBI", 0x20, 0, 0, offset)
+
+
+def _jump(operation: int, value: int, if_true: int, if_false: int) -> bytes:
+    return struct.pack("=HBBI", operation, if_true, if_false, value)
+
+
+def _return(value: int) -> bytes:
+    return struct.pack("=HBBI", 0x06, 0, 0, value)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+
+
+class Confinement:
+    """One rung, prepared once in the worker and applied in each child. `uid` is None where the caller's own is kept."""
+
+    def __init__(self, rung: str, writable: str, uid: int | None) -> None:
+        self.rung, self.uid, self._ruleset = rung, uid, -1
+        self._signals_scoped, self._code = False, b""
+        if rung == "landlock+seccomp":
+            version = landlock_version()
+            if version < 1 or platform.machine() not in _MACHINES or sys.byteorder != "little":
+                raise OSError(f"no Landlock here (version {version}, {platform.machine()})")
+            self._ruleset = _ruleset(
+                version, writable, [*filter(None, sys.path), sys.base_prefix + "/lib", *_LIBRARIES]
+            )
+            self._signals_scoped = version >= 6
+            self._code = _filter(own_uid=uid is not None, signals_scoped=self._signals_scoped, pid=0)
+
+    @property
+    def guarantees(self) -> list[str]:
+        """Names from `sandbox.GUARANTEES`."""
+        return [*LIMITS_HOLD, *(ISOLATION_HOLDS if self._code else ())]
+
+    def apply(self) -> None:
+        """Give everything up, for good. Raises OSError when any part is refused: then nothing may run."""
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        prctl(PR_SET_DUMPABLE, 0)
+        prctl(PR_SET_PDEATHSIG, 9)  # after the change of uid, which clears it
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if not self._code:
+            return
+        _syscall(_LANDLOCK_RESTRICT, ctypes.c_int(self._ruleset), ctypes.c_uint32(0))
+        code = self._code
+        if not self._signals_scoped:
+            code = _filter(own_uid=self.uid is not None, signals_scoped=False, pid=os.getpid())
+        program = _Program(len(code) // 8, code)
+        if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+            raise OSError(ctypes.get_errno(), "seccomp filter refused")
+
+
+def _proof(confinement: Confinement, writable: str) -> None:
+    """Apply it here and try: raises when it does not hold or breaks plain programs. Runs in a forked child."""
+    confinement.apply()
+    probe = os.path.join(writable, "run", "probe")
+    with open(probe, "w") as file:
+        file.write("x")
+    os.unlink(probe)
+    import colorsys  # noqa: F401 - an import that is not cached shows that the library can be read
+
+    if confinement.rung == "rlimits":
+        return
+    for attempt in (lambda: os.listdir("/etc"), lambda: os.mkdir(writable + "/../probe"), _open_socket):
+        try:
+            attempt()
+        except PermissionError:
+            continue
+        raise AssertionError("confinement does not hold")
+
+
+def _open_socket() -> None:
+    _syscall(_numbers(_REFUSED, _MACHINES[platform.machine()][0])["socket"], 1, 1, 0)
+
+
+def _proves(confinement: Confinement, writable: str) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _proof(confinement, writable)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def strongest(wanted: str, writable: str) -> Confinement:
+    """The strongest rung that proves itself, or exactly the one `wanted`. `writable/run` is the program's folder.
+
+    As root the child gets a uid of its own for each worker (61184-65279, systemd's range for such users, from the
+    worker's process id), so that it cannot touch root's processes or files and counts its own processes only.
+    """
+    root = os.getuid() == 0
+    uids: list[int | None] = [61184 + os.getpid() % 4096, 65534] if root else [None]
+    refusals: list[str] = []
+    for rung in RUNGS if wanted == "auto" else (wanted,):
+        for uid in [*uids, None] if root and rung == "rlimits" else uids:
+            try:
+                confinement = Confinement(rung, writable, uid)
+            except OSError as error:
+                refusals.append(f"{rung}: {error}")
+                continue
+            if uid is not None:
+                os.chown(os.path.join(writable, "run"), uid, uid)
+            if _proves(confinement, writable):
+                return confinement
+            refusals.append(f"{rung} as uid {uid}: did not hold when tried")
+    raise OSError(f"no confinement works here: {'; '.join(refusals)}")

@@ -1,0 +1,1 @@
+"""Worlds, one environment a file, behind the interface of `environment.py`."""

@@ -1,0 +1,136 @@
+"""What every environment is: tasks by split, and a world for each attempt at one of them.
+
+An environment is one file in this folder (or another package's, through the entry-point group
+`kintsugi.environments`) with `open_environment(**options) -> Environment`. Write one in 30 lines by subclassing
+`ProgramEnvironment` (single turn) or by giving `tasks`, `start` and `close` yourself. Worlds know nothing about models,
+prompts to models, or training.
+
+Errors: what an agent does wrong comes back as an observation or a verdict. An exception from `act` is a crash of the
+environment: the episode graph records it, retries once on a fresh world, and leaves siblings alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.resources import files
+from typing import Any, Protocol, runtime_checkable
+
+from kintsugi.errors import ConfigError, nearest
+from kintsugi.records import Task, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """The environment's answer to one action: what the agent sees next, and the verdict when the attempt is over.
+
+    executions: programs run for it (0 when the action could not be parsed)."""
+
+    observation: str = ""
+    verdict: Verdict | None = None
+    executions: int = 1
+
+
+class World(Protocol):
+    """One attempt at one task. Not shared; the same actions give the same replies (worlds are rebuilt by replaying)."""
+
+    async def observe(self) -> str:
+        """The first observation (for most environments the task's prompt)."""
+        ...
+
+    async def act(self, action: str) -> Reply:
+        """Do `action` and say what happens. Any text is an action: malformed ones are answered, never raised."""
+        ...
+
+    async def close(self) -> None:
+        """Free what this attempt holds."""
+        ...
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A source of tasks and of worlds to try them in. Safe for many worlds at once in one event loop."""
+
+    name: str
+    max_turns: int
+    """Most actions an attempt may take: 1 for programs."""
+
+    def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
+        """Tasks of a split in a fixed order; `seed` picks which ones when the environment can make new ones.
+
+        Unknown splits and missing data raise DataError."""
+        ...
+
+    async def start(self, task: Task) -> World:
+        """A fresh world for one attempt at `task`."""
+        ...
+
+    async def gold(self, task: Task) -> Sequence[str] | None:
+        """Actions that solve the task, for the verifier's self-test and for scripted demonstrations; None if unknown."""
+        ...
+
+    async def close(self) -> None:
+        """Close every world, process and file that is still open; calling it twice is harmless."""
+        ...
+
+
+class ProgramWorld:
+    """A world of one turn: the action is judged at once by `judge`."""
+
+    def __init__(self, environment: ProgramEnvironment, task: Task) -> None:
+        self.environment, self.task = environment, task
+
+    async def observe(self) -> str:
+        return self.task.prompt
+
+    async def act(self, action: str) -> Reply:
+        return Reply(verdict=await self.environment.judge(self.task, action))
+
+    async def close(self) -> None:
+        return None
+
+
+class ProgramEnvironment:
+    """Base of single-turn environments: give `name`, `tasks` and `judge`."""
+
+    name = "program"
+    max_turns = 1
+
+    def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
+        raise NotImplementedError
+
+    async def judge(self, task: Task, action: str) -> Verdict:
+        """The verdict on `action`; malformed ones fail with feedback, they do not raise."""
+        raise NotImplementedError
+
+    async def start(self, task: Task) -> World:
+        return ProgramWorld(self, task)
+
+    async def gold(self, task: Task) -> Sequence[str] | None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+def environment_kinds() -> dict[str, str]:
+    """Known environments and their modules: files here that define `open_environment`, and entry points."""
+    skip = {"__init__.py", "environment.py"}
+    kinds = {}
+    for entry in files("kintsugi.sandboxes.environments").iterdir():
+        if entry.name.endswith(".py") and entry.name not in skip and "def open_environment(" in entry.read_text():
+            stem = entry.name.removesuffix(".py")
+            kinds[stem] = f"kintsugi.sandboxes.environments.{stem}"
+    kinds.update({point.name: point.value for point in entry_points(group="kintsugi.environments")})
+    return kinds
+
+
+def open_environment(kind: str, options: Mapping[str, Any] | None = None) -> Environment:
+    """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`."""
+    kinds = environment_kinds()
+    if kind not in kinds:
+        raise ConfigError(f'unknown environment "{kind}": {nearest(kind, kinds)}')
+    module = importlib.import_module(kinds[kind].split(":")[0])
+    return module.open_environment(**dict(options or {}))

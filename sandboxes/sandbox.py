@@ -1,0 +1,254 @@
+"""The sandbox contract: limits, results, the protocol, and `open_sandbox`, the one way in.
+
+    with open_sandbox("local", limits=Limits(cpu_s=1)) as sandbox:
+        result = sandbox.run("print(input()[::-1])", stdin="stressed")
+        assert (result.status, result.stdout) == ("ok", "desserts\\n")
+
+A backend is one file, `kintsugi/sandboxes/<kind>_sandbox.py`, found by its name. It offers two functions:
+
+    unavailable() -> str | None             None when it can run here, else why not; must be quick
+    open_backend(*, workers, limits, image, allow_unsafe) -> Sandbox
+
+and passes every check in `conformance.py`. Leaves out: how a backend isolates a program, and what a result is worth.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, Protocol, Self, runtime_checkable
+
+from kintsugi.errors import ConfigError, SandboxError
+
+Status = Literal["ok", "error", "timeout", "memory", "output", "sandbox_failed"]
+
+AUTO_ORDER = ("docker", "local")
+"""What `kind="auto"` tries, strongest first. Kinds whose file is not there are passed over."""
+
+GUARANTEES: Mapping[str, str] = {
+    "wall_time": "a program is stopped at its wall limit, time spent waiting for a busy machine not counted",
+    "cpu_time": "a program is stopped at its CPU limit, its children's time included",
+    "memory": "a program cannot use much more memory than its limit",
+    "output": "standard output and error are each cut at the limit, and the program is stopped",
+    "processes": "processes and threads together are bounded",
+    "files_size": "what a program writes is bounded",
+    "clean_environment": "no variable of the caller's environment reaches a program",
+    "clean_state": "nothing of one program, process or file, is left for the next one",
+    "network": "no socket can be opened, of any family",
+    "host_reads": "no file of the host can be read, except the standard library and the shared libraries it needs",
+    "host_writes": "nothing can be written outside the program's own folder",
+    "host_processes": "no process outside the program can be signalled, traced or read",
+    "kernel_surface": "system calls that no plain program needs are refused",
+    "hidden_host": "names, sizes and dates of host files, the host's name and its process numbers are not visible",
+}
+"""Every promise that a backend can make, by name. `Sandbox.guarantees` holds those that hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one program may use.
+
+    >>> Limits(cpu_s=1).memory_mb
+    256
+    """
+
+    wall_s: float = 5.0
+    """Seconds from start to end, less the seconds spent runnable and waiting for a core (at most 3 x this in all)."""
+    cpu_s: float = 3.0
+    """CPU seconds, user and system, children included. This is what judges a slow program."""
+    memory_mb: int = 256
+    """MiB on top of what the interpreter itself takes."""
+    processes: int = 64
+    """Processes and threads at once, the program's own first one included."""
+    output_bytes: int = 65536
+    """Bytes kept of standard output, and as many of standard error."""
+    files_mb: int = 32
+    """MiB of files in the program's folder; no single file may be larger either."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ConfigError(
+                    f"Limits.{name}: expected a finite number above 0, found {value!r}; leave it out for the default"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What one program did.
+
+    `print(1)` gives `RunResult(status="ok", exit_code=0, stdout="1\\n", ...)`; `while True: pass` gives
+    `RunResult(status="timeout", exit_code=None, signal=9, cpu_s=3.05, ...)`.
+    """
+
+    status: Status
+    """ok: exit code 0. error: it raised, exited otherwise or died. timeout, memory, output: a limit was passed.
+    sandbox_failed: the sandbox broke twice; says nothing about the program and is never scored as a wrong answer."""
+    exit_code: int | None = None
+    """The exit code, or None when a signal ended it."""
+    signal: int | None = None
+    """The signal that ended it, or None."""
+    stdout: str = ""
+    """Standard output, UTF-8 with replacement characters, at most `output_bytes` bytes of it."""
+    stderr: str = ""
+    """Standard error likewise; tracebacks are here. After sandbox_failed: what broke."""
+    truncated: bool = False
+    """True when standard output or error was cut."""
+    wall_s: float = 0.0
+    """Seconds from the start of the process to its end, waiting in the queue not counted."""
+    cpu_s: float = 0.0
+    """CPU seconds, children included."""
+    peak_memory_mb: float = 0.0
+    """Largest resident size of one process, MiB; about 12 of them are the interpreter's."""
+    backend: str = ""
+    """Who ran it, such as `local/landlock+seccomp`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestFailure:
+    """One test that did not pass: `TestFailure(index=0, test="assert f(1) == 2", error="AssertionError")`."""
+
+    __test__ = False
+    index: int
+    """Position in the list that was given, from 0."""
+    test: str
+    """Its source."""
+    error: str
+    """Last line of the traceback, or why it was not reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """Some tests' outcome on one candidate: `TestResult(passed=2, total=3, failures=(TestFailure(...),), run=...)`."""
+
+    __test__ = False
+    passed: int
+    """Tests that ran to their end without raising."""
+    total: int
+    """Tests given."""
+    failures: tuple[TestFailure, ...]
+    """The other ones, in order; `passed + len(failures) == total`."""
+    run: RunResult
+    """The run itself. Its status is `ok` when every test was reached, passed or not."""
+
+    @property
+    def all_passed(self) -> bool:
+        """True when there were tests and each one passed."""
+        return self.total > 0 and self.passed == self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxStats:
+    """Counts since the sandbox was opened: `SandboxStats(runs=3, by_status={"ok": 3}, replaced=0, retried=0)`."""
+
+    runs: int
+    """Programs answered."""
+    by_status: Mapping[str, int] = field(default_factory=dict)
+    """How many had each status; sums to `runs`."""
+    replaced: int = 0
+    """Workers that died or hung and were replaced."""
+    retried: int = 0
+    """Programs that were run a second time because the first worker failed."""
+
+
+@runtime_checkable
+class Sandbox(Protocol):
+    """Runs programs. Every method may be called from any thread; results do not depend on what ran before."""
+
+    @property
+    def guarantees(self) -> frozenset[str]:
+        """The names in `GUARANTEES` that hold here."""
+        ...
+
+    def run(
+        self,
+        code: str,
+        *,
+        stdin: str = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+    ) -> RunResult:
+        """Run `code` as __main__ with `files` (relative path -> content) in its folder; never raises for its doings."""
+        ...
+
+    async def arun(
+        self,
+        code: str,
+        *,
+        stdin: str = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+    ) -> RunResult:
+        """`run` for asyncio: does not block the loop; callers are served in the order in which they came."""
+        ...
+
+    def run_many(self, programs: Iterable[str], *, stdin: str = "", limits: Limits | None = None) -> list[RunResult]:
+        """Run each one, as many at once as there are workers; the answers come in the order of the programs."""
+        ...
+
+    def run_tests(
+        self, code: str, tests: Sequence[str], *, setup: str = "", limits: Limits | None = None
+    ) -> TestResult:
+        """Run `setup`, then `code`, then each test; the limits hold for all of it together."""
+        ...
+
+    def stats(self) -> SandboxStats:
+        """Counts so far."""
+        ...
+
+    def close(self) -> None:
+        """Stop every worker and remove every file; safe to call twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def sandbox_kinds() -> list[str]:
+    """The kinds there are: one for each `*_sandbox.py` beside this file."""
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    return sorted(name.removesuffix("_sandbox") for name in names if name.endswith("_sandbox"))
+
+
+def open_sandbox(
+    kind: str = "auto",
+    workers: int | None = None,
+    limits: Limits = Limits(),
+    image: str | None = None,
+    allow_unsafe: bool = False,
+) -> Sandbox:
+    """Open a sandbox with `workers` programs at once (default: one for each core).
+
+    `auto` takes the first of `AUTO_ORDER` that can run here. `image` is for kinds that run containers. `allow_unsafe`
+    accepts a backend that holds limits but does not isolate: for programs you trust. Raises ConfigError,
+    SandboxError.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: expected at least 1, found {workers}; leave it out for one a core")
+    kinds = sandbox_kinds()
+    if kind != "auto" and kind not in kinds:
+        near = difflib.get_close_matches(kind, [*kinds, "auto"], n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"sandbox kind: expected one of {', '.join(['auto', *kinds])}, found {kind!r}; did you mean {near!r}?"
+        )
+    reasons: list[str] = []
+    for name in [k for k in AUTO_ORDER if k in kinds] if kind == "auto" else [kind]:
+        backend = _backend(name)
+        reason = backend.unavailable()
+        if reason is None:
+            return backend.open_backend(workers=workers, limits=limits, image=image, allow_unsafe=allow_unsafe)
+        reasons.append(f"{name}: {reason}")
+    raise SandboxError(
+        f"sandbox {kind!r}: expected a backend that runs here, found {'; '.join(reasons)}; mend it or name another kind"
+    )
+
+
+def _backend(kind: str) -> ModuleType:
+    return importlib.import_module(f"kintsugi.sandboxes.{kind}_sandbox")

@@ -1,0 +1,258 @@
+"""How a worker follows one program: its output, its time, its memory, its descendants, its files.
+
+    watch = Watch(place, pid, [stdout, stderr, report], limits, started)
+    watch.until_end(); ...; watch.drain(); answer = watch.answer(nonce)
+
+Travels beside `worker.py`; standard library only. The kernel's own limits (set by the worker in the child) hold for one
+process at once; what is looked at here, every 20 to 100 ms, holds for a program with all its descendants. Leaves out:
+starting the program and cleaning up after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import time
+from typing import Any, NamedTuple
+
+PAGE = resource.getpagesize()
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+SLOW_MACHINE = 3.0  # a program that waits for a core gets at most this many times its wall limit
+CHILDREN_LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+class Place(NamedTuple):
+    """Where programs run."""
+
+    folder: str
+    """The worker's folder; everything in it is the program's."""
+    launcher: int
+    """Descriptor whose hang-up says that the launcher has gone."""
+    own_resident: int
+    """Bytes resident in a forked worker before any program ran."""
+
+
+class Watch:
+    """Follows one program: collects what it prints, and kills it when it passes a limit."""
+
+    def __init__(self, place: Place, pid: int, reading: list[int], limits: dict[str, Any], started: float) -> None:
+        self.place, self.pid, self.limits, self.started = place, pid, limits, started
+        self.buffers = {descriptor: bytearray() for descriptor in reading}
+        self.streams = reading
+        self.killed, self.note, self.truncated = "", "", False
+        self.code, self.cpu_s, self.peak_mb, self.wall_s = 0, 0.0, 0.0, 0.0
+        self.before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.handle = os.pidfd_open(pid)
+        self.poll = select.poll()
+        for descriptor in (*reading, self.handle):
+            self.poll.register(descriptor, select.POLLIN)
+        self.poll.register(place.launcher, 0)  # only the launcher's end
+
+    def until_end(self) -> None:
+        """Return when the program's first process has ended or was killed, and is reaped."""
+        next_look = self.started + 0.02
+        while True:
+            events = self.poll.poll(max(0.0, next_look - time.monotonic()) * 1000)
+            for descriptor, _ in events:
+                if descriptor in self.buffers:
+                    self._read(descriptor)
+                elif descriptor == self.place.launcher:
+                    self.kill("error", "the launcher has gone")
+                    self.poll.unregister(descriptor)
+            if any(descriptor == self.handle for descriptor, _ in events):
+                break
+            now = time.monotonic()
+            if not self.killed and now >= next_look:
+                self._look(now)
+                next_look = time.monotonic() + min(0.1, max(0.02, (now - self.started) / 8))
+        _, self.code, usage = os.wait4(self.pid, 0)
+        self.peak_mb = usage.ru_maxrss / 1024
+        self.wall_s = time.monotonic() - self.started
+
+    def kill(self, status: str, note: str = "") -> None:
+        if not self.killed:
+            self.killed, self.note = status, note
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _read(self, descriptor: int) -> bool:
+        """Take what is there; True while more may come."""
+        part = os.read(descriptor, 65536)
+        if not part:
+            self.poll.unregister(descriptor)
+            return False
+        buffer, room = self.buffers[descriptor], int(self.limits["output_bytes"])
+        if descriptor == self.streams[2]:
+            room = 1 << 24  # the report: a few hundred bytes a test
+        if len(buffer) + len(part) > room:
+            part = part[: room - len(buffer)]
+            self.truncated = True
+            self.kill_output()
+        buffer += part
+        return True
+
+    def kill_output(self) -> None:
+        if not self.killed and not self.wall_s:
+            self.kill("output")
+        elif not self.killed:
+            self.killed = "output"
+
+    def _look(self, now: float) -> None:
+        """Judge CPU time, memory, processes and files; what the kernel's limits do not hold for several processes."""
+        limits, cpu, memory, threads = self.limits, 0, 0, 0
+        for pid in (family := descendants()):
+            try:
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    words = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            cpu += sum(int(word) for word in words[11:15])
+            threads += int(words[17])
+            memory += max(0, int(words[21]) * PAGE - self.place.own_resident)
+        written, entries = folder_size(self.place.folder)
+        if cpu * TICK_S >= limits["cpu_s"]:
+            self.kill("timeout")
+        elif len(family) > 1 and memory > limits["memory_mb"] * (1 << 20):
+            self.kill("memory")
+        elif max(threads, len(family)) > limits["processes"]:
+            self.kill("error", f"stopped: more than {limits['processes']} processes and threads")
+        elif written > limits["files_mb"] * (1 << 20) or entries > 256 * limits["files_mb"]:
+            self.kill("error", f"stopped: its files are larger than {limits['files_mb']} MiB")
+        elif now - self.started >= limits["wall_s"]:
+            late = now - self.started - limits["wall_s"]
+            if late >= self._waited() or now - self.started >= SLOW_MACHINE * limits["wall_s"]:
+                self.kill("timeout")
+
+    def _waited(self) -> float:
+        """Seconds the program was ready to run but had no core: not its fault."""
+        try:
+            with open(f"/proc/{self.pid}/schedstat") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
+    def drain(self) -> None:
+        """Read what the pipes still hold; all writers are dead."""
+        for descriptor in self.streams:
+            while self._read_open(descriptor):
+                pass
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu_s = after.ru_utime + after.ru_stime - self.before.ru_utime - self.before.ru_stime
+
+    def _read_open(self, descriptor: int) -> bool:
+        try:
+            return self._read(descriptor)
+        except KeyError:  # already unregistered at its end
+            return False
+
+    def close(self) -> None:
+        for descriptor in (*self.streams, self.handle):
+            os.close(descriptor)
+
+    def answer(self, nonce: bytes) -> dict[str, Any]:
+        raw_out, raw_err, report = (bytes(self.buffers[descriptor]) for descriptor in self.streams)
+        lines = said(report, nonce)
+        stderr = raw_err.decode("utf-8", "replace") + (f"\n[sandbox] {self.note}\n" if self.note else "")
+        exit_code = os.WEXITSTATUS(self.code) if os.WIFEXITED(self.code) else None
+        number = os.WTERMSIG(self.code) if os.WIFSIGNALED(self.code) else None
+        status = self.killed or ("ok" if exit_code == 0 else "error")
+        if ["ready"] not in lines and not self.killed:
+            status = "sandbox_failed"
+        elif status == "error" and number in (signal.SIGXCPU, signal.SIGKILL) and self.cpu_s >= self.limits["cpu_s"]:
+            status = "timeout"
+        elif status == "error" and exit_code == 1 and b"\nMemoryError" in raw_err[-2000:]:
+            status = "memory"
+        return {
+            "status": status,
+            "exit_code": exit_code,
+            "signal": number,
+            "stdout": raw_out.decode("utf-8", "replace"),
+            "stderr": stderr,
+            "truncated": self.truncated,
+            "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "peak_memory_mb": self.peak_mb,
+            "tests": [line for line in lines if line != ["ready"]],
+        }
+
+
+def said(report: bytes, nonce: bytes) -> list[list[Any]]:
+    """The child's lines. A program that found the nonce may have written anything: no list, no line."""
+    lines: list[list[Any]] = []
+    for line in report.split(b"\n"):
+        try:
+            words = json.loads(line.removeprefix(nonce)) if line.startswith(nonce) else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(words, list):
+            lines.append(words)
+    return lines
+
+
+def descendants() -> list[int]:
+    """Process ids of everything below this process, parents first."""
+    found = _children(os.getpid())
+    for pid in found:  # grows while it is walked
+        found += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return [] if CHILDREN_LISTED else _children_by_search(pid)
+
+
+def _children_by_search(parent: int) -> list[int]:
+    """The same on kernels built without CONFIG_PROC_CHILDREN."""
+    found: list[int] = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == parent:
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def empty(folder: str) -> None:
+    """Remove everything in `folder`. Depth never matters: a folder in a folder is first moved to the top."""
+    moved = 0
+    while names := os.listdir(folder):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                os.unlink(path)
+                continue
+            os.chmod(path, 0o700)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        os.chmod(entry.path, 0o700)
+                        moved += 1
+                        os.rename(entry.path, os.path.join(folder, f".{moved}.{time.monotonic_ns()}"))
+                    else:
+                        os.unlink(entry.path)
+            os.rmdir(path)
+
+
+def folder_size(folder: str) -> tuple[int, int]:
+    """Bytes on disk and number of entries below `folder`."""
+    total, entries, pending = 0, 0, [folder]
+    while pending and entries < 100_000:
+        try:
+            with os.scandir(pending.pop()) as found:
+                for entry in found:
+                    entries += 1
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+        except OSError:
+            continue  # it went away while we looked
+    return total, entries

@@ -1,0 +1,76 @@
+"""`evaluate`: held-out success of any policy, on its own, outside a run. The one call behind `kintsugi eval`.
+
+    import kintsugi
+    evaluation = kintsugi.evaluate(kintsugi.load_recipe("demo"), model="runs/demo/policies/round-4")
+    print(evaluation.success_rate)
+
+The recipe says which tasks, prompts and sampling; the episodes go into a ledger when one is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from kintsugi.agents.policies.policy import Policy
+from kintsugi.ledger import Ledger
+from kintsugi.records import Evaluation, content_hash
+from kintsugi.sandboxes.environments.environment import Environment
+from kintsugi.training.casting import Troupe
+from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans
+from kintsugi.training.recipe import Recipe
+from kintsugi.training.watch import Watch
+
+
+def evaluate(
+    recipe: Recipe,
+    *,
+    model: str | Path = "",
+    policy: Policy | None = None,
+    environment: Environment | None = None,
+    ledger: str | Path | None = None,
+    few_shot: bool = False,
+    watch: Watch | None = None,
+) -> Evaluation:
+    """Greedy pass@1 on the recipe's held-out tasks, and pass@k where `evaluate.samples` > 0.
+
+    model: a Hugging Face folder or hub name, instead of the recipe's. policy, environment: given objects, left open.
+    few_shot: use the prompt's examples (for models that were not trained on the task). Raises KintsugiError.
+    """
+    if model:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(model)})})
+    return asyncio.run(_evaluate(recipe, policy, environment, ledger, few_shot, watch or Watch()))
+
+
+async def _evaluate(
+    recipe: Recipe,
+    policy: Policy | None,
+    environment: Environment | None,
+    place: str | Path | None,
+    few_shot: bool,
+    watch: Watch,
+) -> Evaluation:
+    troupe = Troupe(recipe, policy=policy, environment=environment)
+    ledger = Ledger.open(place if place is not None else ":memory:")
+    settings = recipe.evaluate
+    try:
+        tasks = troupe.environment.tasks(recipe.environment.heldout_split, limit=settings.tasks, seed=settings.seed)
+        version = policy.version if policy is not None else recipe.model.path or recipe.model.kind
+        run_id = content_hash([recipe.model_dump(mode="json"), version])
+        ledger.add_tasks(tasks)
+        watch.begin("evaluate", len(tasks) * (1 + settings.samples))
+        common = {"run_id": run_id, "round": 0, "version": version}
+        found = []
+        for greedy, samples in ((True, 0), (False, settings.samples)):
+            if greedy or samples:
+                cast = await troupe.cast(version, recipe.model.path, greedy=greedy, few_shot=few_shot)
+                plans = evaluation_plans(tasks, seed=settings.seed, samples=samples, **common)
+                found.append(await play_plans(plans, cast, ledger, lambda episode: watch.advance()))
+        sampled = found[1] if len(found) > 1 else []
+        result = evaluation_of(found[0], sampled, arm="main", ks=settings.pass_k if sampled else (), **common)
+        ledger.add_evaluation(result)
+        return result
+    finally:
+        watch.close()
+        await troupe.close(keep_environment=environment is not None)
+        ledger.close()

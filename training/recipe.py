@@ -1,0 +1,183 @@
+"""Recipes: one method = one setting of the loop's knobs, in a TOML file.
+
+`load_recipe("envisions", ["explore.k=8"])` reads `training/recipes/envisions.toml` (or a path to a file of one's own),
+lays it on the recipe that its `extends` names, applies the overrides and validates the whole. Unknown keys are refused
+with the nearest known name. No method has code of its own: `training.stages` reads these knobs and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from kintsugi.config import StrictConfig, load_toml, merged, validate, with_overrides
+from kintsugi.errors import ConfigError, nearest
+from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
+from kintsugi.training.gate import GateConfig
+from kintsugi.training.learn_config import LearnConfig
+from kintsugi.training.selection import SelectConfig
+from kintsugi.training.small_model import SmallModelConfig
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+class EnvironmentConfig(StrictConfig):
+    """Which world. options: what its `open_environment` takes. splits: where training and held-out tasks come from."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    train_split: str = "train"
+    heldout_split: str = "heldout"
+
+
+class ModelConfig(StrictConfig):
+    """Which policy acts first.
+
+    path: a Hugging Face folder or hub name; empty makes a small model from scratch (`small`), which needs `[warm_start]`.
+    kind, options: how it is served ("transformers"; "endpoint" can be evaluated but not trained).
+    prompts: the prompt set of `agents/prompts`.
+    """
+
+    path: str = ""
+    kind: str = "transformers"
+    options: dict[str, Any] = Field(default_factory=dict)
+    prompts: str = "program"
+    small: SmallModelConfig = SmallModelConfig()
+
+
+class WarmStartConfig(StrictConfig):
+    """Scripted demonstrations that a small model begins with; afterwards it sees no other human answer.
+
+    demonstrations: how many tasks of the environment's "demonstrations" split. redraws: further copies of each with its
+    numbers drawn anew (question and program alike). repair_share: share of the rows that are scripted repairs.
+    first_steps: optimizer steps on explore rows alone, before the mixed ones (`learn.steps`).
+    low, high: held-out success must lie between; outside there is little to learn, or little to see: the run stops.
+    """
+
+    demonstrations: int = Field(default=500, ge=1)
+    redraws: int = Field(default=0, ge=0)
+    repair_share: float = Field(default=0.2, ge=0, lt=1)
+    first_steps: int = Field(default=0, ge=0)
+    low: float = Field(default=0.15, ge=0, le=1)
+    high: float = Field(default=0.45, ge=0, le=1)
+    learn: LearnConfig = LearnConfig()
+
+
+class ExploreConfig(StrictConfig):
+    """tasks: a round. k: samples a task. budget_tokens: stop exploring at the first wave that begins with this many
+    generated tokens (repairs included) already spent: equal budgets for unequal methods. few_shot_rounds: the first
+    rounds use the few-shot prompt (ENVISIONS: 1), later ones none."""
+
+    tasks: int = Field(default=250, ge=1)
+    k: int = Field(default=5, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=128, ge=1)
+    stop: tuple[str, ...] = ()
+    budget_tokens: int | None = Field(default=None, ge=1)
+    few_shot_rounds: int = Field(default=0, ge=0)
+
+
+class ReflectorConfig(StrictConfig):
+    """The reflector's own training (Re-ReST): after the first, zero-shot reflections it learns from wrong → right pairs
+    and reflects on what is still failed once more."""
+
+    train: bool = False
+    learn: LearnConfig = LearnConfig()
+
+
+class TargetsConfig(StrictConfig):
+    """Which rows a round trains on.
+
+    repairs: add (x, y⁻) → y⁺ rows (learning from mistakes). repair_weight: weight of such a row.
+    solved_weight, rescued_weight: weight of an explore row of a task that its samples solved, or that only a repair did.
+    replay: demonstrations repeated among the rows, as many as this (0: none); replay_repairs: scripted repairs likewise.
+    score: "sampled" keeps the self-reward of the policy that sampled; "current" re-scores the pool every round.
+    """
+
+    repairs: bool = False
+    repair_weight: float = Field(default=1.0, ge=0)
+    solved_weight: float = Field(default=1.0, ge=0)
+    rescued_weight: float = Field(default=1.0, ge=0)
+    replay: int = Field(default=0, ge=0)
+    replay_repairs: int = Field(default=0, ge=0)
+    score: Literal["sampled", "current"] = "sampled"
+
+
+class EvaluateConfig(StrictConfig):
+    """tasks: held-out tasks, the same in every round and arm. samples: for pass@k at temperature 1 (0: greedy only)."""
+
+    tasks: int = Field(default=300, ge=1)
+    seed: int = 0
+    samples: int = Field(default=0, ge=0)
+    pass_k: tuple[int, ...] = (1,)
+    max_tokens: int | None = None
+
+
+class ControlConfig(StrictConfig):
+    """The control: the same optimizer steps on the demonstrations alone, from the same start. Needs `[warm_start]`."""
+
+    enabled: bool = False
+
+
+class Recipe(StrictConfig):
+    """The eight stages' knobs. learn_init: "champion" trains on from the promoted policy; "base" begins from the start
+    policy every round (ENVISIONS, STaR)."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    rounds: int = Field(default=4, ge=0)
+    environment: EnvironmentConfig
+    model: ModelConfig = ModelConfig()
+    warm_start: WarmStartConfig | None = None
+    episode: EpisodeConfig = EpisodeConfig()
+    explore: ExploreConfig = ExploreConfig()
+    repair: RepairConfig = RepairConfig()
+    reflector: ReflectorConfig = ReflectorConfig()
+    select: SelectConfig = SelectConfig()
+    targets: TargetsConfig = TargetsConfig()
+    learn: LearnConfig = LearnConfig()
+    learn_init: Literal["champion", "base"] = "champion"
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    control: ControlConfig = ControlConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if not self.model.path and self.model.kind == "transformers" and self.warm_start is None:
+            raise ValueError("a [warm_start] table for a model made from scratch, or model.path")
+        if self.control.enabled and self.warm_start is None:
+            raise ValueError("a [warm_start] table when control.enabled is true: the control learns demonstrations alone")
+        if self.targets.replay and self.warm_start is None:
+            raise ValueError("a [warm_start] table when targets.replay > 0: there is nothing to replay")
+        return self
+
+
+def recipe_names() -> dict[str, str]:
+    """Bundled recipes and what each says of itself."""
+    return {path.stem: str(load_toml(path).get("description", "")) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of that name or path, with `key=value` overrides. Raises ConfigError."""
+    values = with_overrides(_read(name, ()), overrides)
+    return validate(Recipe, values, f"recipe {name}")
+
+
+def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    path = Path(name) if name.endswith(".toml") or "/" in name else FOLDER / f"{name}.toml"
+    if path.parent == FOLDER and not path.exists():
+        raise ConfigError(f'unknown recipe "{name}": {nearest(name, recipe_names())}')
+    if name in seen:
+        raise ConfigError(f"recipe {name} extends itself: {' → '.join([*seen, name])}")
+    values: Mapping[str, Any] = load_toml(path)
+    parent = values.get("extends")
+    own = {key: value for key, value in values.items() if key != "extends"}
+    if parent is None:
+        return {"name": path.stem, **own}
+    base = _read(str(parent), (*seen, name))
+    return merged({**base, "name": path.stem}, own)

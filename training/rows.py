@@ -1,0 +1,190 @@
+"""From trajectories to training rows: ids exactly as sampled, the loss exactly on what the agent should have said.
+
+Three kinds of rows come from a selection: *explore* (x → y⁺: the plain agent prompt, then the attempt), *repair*
+(x, y⁻ → y⁺: what the repairer is asked, then what it should answer; learning from mistakes, ENVISIONS section 3.3, and the
+reflector's own rows of Re-ReST) and *pair* (y⁺ preferred to y⁻, for DPO and the contrastive loss). A reflection in an
+attempt's context is stripped from the agent's row (Re-ReST, section 3): the prompt is rendered anew, the sampled ids stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from kintsugi.agents.chat_tokens import ChatTokens
+from kintsugi.agents.policies.policy import Policy, Request, live
+from kintsugi.agents.roles import Prompt
+from kintsugi.graphs.episode_config import RepairConfig
+from kintsugi.graphs.episode_nodes import repair_request
+from kintsugi.records import DatasetRow, Fault, Observation, Pair, Trajectory
+from kintsugi.training.casting import Troupe
+from kintsugi.training.recipe import Recipe
+
+Ids = tuple[int, ...]
+
+
+class Rows:
+    """Builds rows for one tokenizer and one set of prompts. `trajectories`: everything a selection may name, by id."""
+
+    def __init__(
+        self,
+        chat: ChatTokens,
+        *,
+        actor: Prompt,
+        repairer: Prompt,
+        repair: RepairConfig,
+        trajectories: Mapping[str, Trajectory],
+    ) -> None:
+        self.chat, self.actor, self.repairer, self.repair = chat, actor, repairer, repair
+        self.trajectories = trajectories
+
+    @classmethod
+    def of(cls, recipe: Recipe, troupe: Troupe, chat: ChatTokens, trajectories: Mapping[str, Trajectory]) -> Rows:
+        """Rows in the recipe's own prompts and form of repair."""
+        who = "reflector" if recipe.repair.who == "reflector" else "refiner"
+        return cls(
+            chat,
+            actor=troupe.prompt("actor"),
+            repairer=troupe.prompt(who),
+            repair=recipe.repair,
+            trajectories=trajectories,
+        )
+
+    async def scores(
+        self, trajectories: Sequence[Trajectory], policy: Policy, *, on_done: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Mean log-probability a token of each single-turn attempt under `policy`, by trajectory id (self-reward)."""
+
+        async def score(one: Trajectory) -> tuple[str, float]:
+            async with live(policy):
+                messages = self.actor.messages(task=_opening(one), attempt="", feedback="", memory="")
+                found = await policy.score(Request(messages=messages, key=one.id), one.text)
+            on_done()
+            return one.id, math.fsum(found) / max(1, len(found))
+
+        return dict(await asyncio.gather(*(score(one) for one in trajectories)))
+
+    def explore(self, trajectory: Trajectory, *, weight: float = 1.0) -> DatasetRow:
+        """x → y⁺."""
+        ids, mask = self._attempt(trajectory)
+        return DatasetRow(
+            kind="explore", task_id=trajectory.task_id, trajectory_id=trajectory.id, ids=ids, mask=mask, weight=weight
+        )
+
+    def pair(self, pair: Pair) -> DatasetRow:
+        """y⁺ preferred to y⁻ after the same prompt."""
+        chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
+        ids, mask = self._attempt(chosen)
+        rejected_ids, rejected_mask = self._attempt(rejected)
+        return DatasetRow(
+            kind="pair",
+            task_id=pair.task_id,
+            trajectory_id=chosen.id,
+            ids=ids,
+            mask=mask,
+            rejected_trajectory_id=rejected.id,
+            rejected_ids=rejected_ids,
+            rejected_mask=rejected_mask,
+        )
+
+    def repair_row(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
+        """x, y⁻ → y⁺: the repairer's context, then the chosen attempt (for a rollback: what it has after the kept lines).
+
+        A chosen attempt that was sampled as the repair of exactly this rejected one keeps its own ids."""
+        chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
+        prompt = _opening(rejected)
+        if self.repair.form == "rollback":
+            fault, rest = rollback_cut(rejected, chosen)
+            prefill = self.repairer.prefill(fault.kept, fault.bad, fault.note)
+            messages = self.repairer.messages(task=prompt, attempt=rejected.text, feedback="", memory="")
+            context = self.chat.context(Request(messages=messages, prefill=prefill))
+            answer = self._child_ids(chosen, rejected) or self.chat.completion_ids(rest)
+        else:
+            request, _ = repair_request(self.repairer, self.repair, prompt, rejected)
+            context = self.chat.context(request)
+            answer = self._child_ids(chosen, rejected) or self._answer(chosen)
+        return DatasetRow(
+            kind="repair",
+            task_id=pair.task_id,
+            trajectory_id=chosen.id,
+            ids=(*context, *answer),
+            mask=(0,) * len(context) + (1,) * len(answer),
+            rejected_trajectory_id=rejected.id,
+            weight=weight,
+        )
+
+    def _child_ids(self, chosen: Trajectory, rejected: Trajectory) -> Ids:
+        tokens = chosen.actions[0].tokens if chosen.actions else None
+        return tokens.completion_ids if chosen.parent_id == rejected.id and tokens is not None else ()
+
+    def _answer(self, trajectory: Trajectory) -> Ids:
+        """The ids of a single action, kept lines included."""
+        action = trajectory.actions[0]
+        if action.tokens is None:
+            return self.chat.completion_ids(action.text)
+        return (*self._kept(trajectory), *action.tokens.completion_ids)
+
+    def _kept(self, trajectory: Trajectory) -> Ids:
+        """The ids of the lines a rollback kept: as the parent sampled them, where its tokens split there."""
+        kept = trajectory.actions[0].prefill if trajectory.actions else ""
+        if not kept:
+            return ()
+        parent = self.trajectories.get(trajectory.parent_id or "")
+        if parent is not None and parent.actions[0].tokens is not None:
+            ids = self._answer(parent)
+            for end in range(1, len(ids) + 1):
+                text = self.chat.decode(ids[:end])
+                if text == kept:
+                    return ids[:end]
+                if len(text) > len(kept):
+                    break
+        return self.chat.completion_ids(kept)[: -len(self.chat.end_of_turn_ids)]
+
+    def _attempt(self, trajectory: Trajectory) -> tuple[Ids, Ids]:
+        """(ids, mask) of an attempt after the plain agent prompt."""
+        opening = _opening(trajectory)
+        messages = self.actor.messages(task=opening, attempt="", feedback="", memory="")
+        actions = trajectory.actions
+        if any(action.tokens is None for action in actions):
+            chat = list(messages)
+            for message in trajectory.messages[1:]:
+                if isinstance(message, Observation) or message in actions:
+                    role = "user" if isinstance(message, Observation) else "assistant"
+                    chat.append({"role": role, "content": message.text})  # type: ignore[union-attr]
+            while chat and chat[-1]["role"] != "assistant":
+                chat.pop()
+            return self.chat.row(chat)
+        ids = list(self.chat.context(Request(messages=messages)))
+        mask = [0] * len(ids)
+        for index, action in enumerate(actions):
+            tokens = action.tokens
+            assert tokens is not None
+            given = self._kept(trajectory) if index == 0 else tokens.context_ids
+            ids += [*given, *tokens.completion_ids]
+            mask += [1 if index == 0 else 0] * len(given) + [1] * len(tokens.completion_ids)
+        return tuple(ids), tuple(mask)
+
+
+def rollback_cut(rejected: Trajectory, chosen: Trajectory) -> tuple[Fault, str]:
+    """Where a failed program leaves the right one: (kept, bad, note) and what the right one has instead.
+
+    The environment's own located fault is used when the right program agrees with everything before it; else the first
+    line in which the two differ, with the note "wrong"."""
+    fault = rejected.fault
+    if fault is not None and chosen.text.startswith(fault.kept):
+        return fault, chosen.text[len(fault.kept) :]
+    wrong, right = rejected.text.splitlines(keepends=True), chosen.text.splitlines(keepends=True)
+    same = 0
+    while same < min(len(wrong), len(right)) and wrong[same] == right[same]:
+        same += 1
+    kept = "".join(wrong[:same])
+    bad = wrong[same].rstrip("\n") if same < len(wrong) else ""
+    return Fault(kept=kept, bad=bad, note="wrong"), "".join(right[same:])
+
+
+def _opening(trajectory: Trajectory) -> str:
+    first = trajectory.messages[0]
+    assert isinstance(first, Observation), "a trajectory begins with what the environment said"
+    return first.text
+

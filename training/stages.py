@@ -1,0 +1,447 @@
+"""What each stage of a round does: the eight knobs' one implementation, given to the round graph as coroutines.
+
+Every stage can be repeated: what it makes is named by what it is made from (episode ids, dataset hashes, policy versions)
+and is committed once, so a killed run that is resumed ends with the rows of an undisturbed one. Stages are in the order
+of `kintsugi.graphs.round_graph.STAGES`; `training.run` opens the run and starts the graph.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kintsugi.errors import LearningError
+from kintsugi.graphs.episode_config import RepairConfig
+from kintsugi.graphs.episode_nodes import Cast
+from kintsugi.graphs.round_graph import RoundState, Stage
+from kintsugi.graphs.worlds import Worlds
+from kintsugi.ledger import Ledger
+from kintsugi.records import Checkpoint, Dataset, DatasetRow, Evaluation, Pair, Task, Trajectory
+from kintsugi.training import exploration
+from kintsugi.training.casting import Troupe
+from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans, seed_of
+from kintsugi.training.gate import decide
+from kintsugi.training.learn import learn
+from kintsugi.training.recipe import Recipe
+from kintsugi.training.rows import Rows
+from kintsugi.training.run_folder import RunFolder, write_whole
+from kintsugi.training.selection import Selection, build_pool, select
+from kintsugi.training.statistics import wilson_interval
+from kintsugi.training.warm_start import (
+    check_band,
+    demonstration_rows,
+    demonstrations,
+    load_chat,
+    repair_demonstration_rows,
+    warm_start,
+)
+from kintsugi.training.watch import Watch
+
+START = "start"
+"""The version of the policy that a run begins with."""
+
+
+class Stages:
+    """The stages of one run."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, ledger: Ledger, troupe: Troupe, *, run_id: str, watch: Watch
+    ) -> None:
+        self.recipe, self.run, self.ledger, self.troupe, self.watch = recipe, run, ledger, troupe, watch
+        self.run_id = run_id
+        self.worlds = Worlds(troupe.environment, timeout_s=recipe.episode.turn_timeout_s)
+        self._heldout: Sequence[Task] | None = None
+
+    def table(self) -> dict[str, Stage]:
+        """Stage coroutines by name, for `build_round_graph`."""
+        names = ["prepare", "explore", "reward", "select", "learn", "evaluate", "promote"]
+        if self.recipe.repair.who == "reflector" and self.recipe.reflector.train:
+            names.insert(2, "reflect")
+        return {name: getattr(self, name) for name in names}
+
+    # -- the start ---------------------------------------------------------------------------------------------------
+
+    async def prepare(self, state: RoundState) -> dict[str, Any]:
+        """Make or find the start policy, and measure it."""
+        recipe = self.recipe
+        folder = recipe.model.path
+        if not folder and recipe.warm_start is not None:
+            settings = recipe.warm_start
+            self.watch.begin("warm start", settings.first_steps + (settings.learn.steps or 0))
+            shelf = self.run.path.parent / "warm_starts"
+            folder = str(await warm_start(recipe, self.troupe, recipe.seed, shelf, on_step=self._on_step))
+        self._no_heldout_in([], "training")
+            self._copy_in(Path(folder))
+            folder = f"policies/{START}"
+        elif Path(folder).exists():
+            folder = str(Path(folder).resolve())
+        versions = {START: folder}
+        self.ledger.add_checkpoint(self._checkpoint(START, "actor", folder, base=folder, round=0))
+        first = await self._evaluate(START, self._at(folder), arm="main", round=0)
+        check_band(recipe, first.success_rate)
+        if recipe.control.enabled:
+            self._record_evaluation(first, arm="control", promoted=True)
+        return {"round": 1, "champion": START, "versions": versions, "datasets": {}, "trained": {}}
+
+    # -- explore → verify → repair -------------------------------------------------------------------------------------
+
+    async def explore(self, state: RoundState) -> dict[str, Any]:
+        """Samples, verdicts and repairs of this round's tasks, into the ledger."""
+        recipe, number = self.recipe, state["round"]
+        tasks = self._round_tasks(number)
+        cast = await self._cast(state, repair=recipe.repair, few_shot=number <= recipe.explore.few_shot_rounds)
+        explorer = exploration.Exploration(
+            recipe, cast, self.ledger, run_id=self.run_id, round=number, version=state["champion"]
+        )
+        self.watch.begin(f"round {number}: explore", len(tasks) * recipe.explore.k)
+        episodes = await explorer.play(tasks, lambda episode: self.watch.advance())
+        counted = exploration.count(episodes, recipe.explore.k)
+        self.run.record("round", round=number, **counted.plain())
+        rescued = f", {counted.rescued} rescued by repair" if counted.repairs else ""
+        broken = f", {counted.errors} attempts lost to the environment" if counted.errors else ""
+        self.watch.say(
+            f"round {number}  explored {counted.tasks} tasks: {counted.solved} solved{rescued}{broken} "
+            f"({counted.generated_tokens:,} tokens)"
+        )
+        return {"datasets": {}, "trained": {}}
+
+    async def reflect(self, state: RoundState) -> dict[str, Any]:
+        """Train the reflector on wrong → right, then reflect once more on what is still failed (Re-ReST, section 3)."""
+        number = state["round"]
+        trajectories = self._trajectories(number)
+        pool = build_pool(trajectories.values(), self.recipe.select, round=number, seed=self.recipe.seed)
+        pairs = select(pool, self.recipe.select).reflector
+        if not pairs:
+            self.watch.say(f"round {number}  no wrong → right pair yet: the reflector stays as it is")
+            return {}
+        rows = self._rows(trajectories)
+        built = [rows.repair_row(pair) for pair in pairs]
+        version = f"reflector-{number}"
+        dataset = Dataset(run_id=self.run_id, round=number, target="reflector", rows=tuple(built))
+        await self._learn(state, dataset, version, source=self._source(state), config=self.recipe.reflector.learn)
+        versions = {**state["versions"], version: f"policies/{version}"}
+        failed = _still_failed(trajectories.values(), number)
+        repair = self.recipe.repair.model_copy(update={"on": "unsolved"})
+        cast = await self._cast({**state, "versions": versions}, repair=repair, reflector=version)
+        explorer = exploration.Exploration(
+            self.recipe, cast, self.ledger, run_id=self.run_id, round=number, version=version
+        )
+        tasks = {task.id: task for task in self._round_tasks(number)}
+        plans = [
+            explorer.plan(tasks[one.task_id], exploration.FIRST_EXTRA + index, repair_of=one)
+            for index, one in enumerate(failed)
+        ]
+        self.watch.begin(f"round {number}: reflect", len(plans))
+        episodes = await play_plans(plans, cast, self.ledger, lambda episode: self.watch.advance())
+        right = sum(episode.success for episode in episodes)
+        self.run.record("reflect", round=number, tries=len(episodes), right=right, pairs=len(pairs))
+        self.watch.say(f"round {number}  trained reflector repaired {right} of {len(episodes)} failed attempts")
+        return {"versions": versions}
+
+    # -- reward → select → learn -----------------------------------------------------------------------------------------
+
+    async def reward(self, state: RoundState) -> dict[str, Any]:
+        """Soft rewards for ranking: as sampled, or the whole pool re-scored under the current champion."""
+        if self.recipe.targets.score == "sampled":
+            return {}
+        number = state["round"]
+        path = self._scores_file(number)
+        if path.exists():
+            return {}
+        trajectories = self._trajectories(number)
+        right = [one for one in trajectories.values() if one.success]
+        cast = await self._cast(state)
+        rows = self._rows(trajectories)
+        self.watch.begin(f"round {number}: re-score the pool", len(right))
+        scores = await rows.scores(right, cast.roles["actor"].policy, on_done=self.watch.advance)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, json.dumps(scores))
+        return {}
+
+    async def select(self, state: RoundState) -> dict[str, Any]:
+        """From the pool to this round's dataset."""
+        number, recipe = state["round"], self.recipe
+        trajectories = self._trajectories(number)
+        scores = self._scores(number)
+        pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
+        selection = select(pool, recipe.select)
+        rows = await self._dataset_rows(number, trajectories, selection)
+        if not rows:
+            raise LearningError(
+                f"round {number} has nothing to learn from: no attempt succeeded. Give an easier task or a better start "
+                "policy (more warm_start.demonstrations), or raise explore.k"
+            )
+        hashes = {}
+        for target, made in {"main": rows, "control": await self._control_rows(number)}.items():
+            if made:
+                dataset = Dataset(run_id=self.run_id, round=number, target=target, rows=tuple(made))
+                self.ledger.add_dataset(dataset)
+                hashes[target] = dataset.hash
+        kinds = {kind: sum(row.kind == kind for row in rows) for kind in sorted({row.kind for row in rows})}
+        self.run.record("select", round=number, rows=len(rows), dataset=hashes["main"], **kinds)
+        return {"datasets": hashes}
+
+    async def learn(self, state: RoundState) -> dict[str, Any]:
+        """Train the challenger, and the control where there is one."""
+        number = state["round"]
+        trained = {}
+        versions = dict(state["versions"])
+        for target in state["datasets"]:
+            version = f"{'round' if target == 'main' else target}-{number}"
+            source = self._source(state) if target == "main" else self._previous_control(state)
+            dataset = self.ledger.dataset(run_id=self.run_id, round=number, target=target)
+            await self._learn(state, dataset, version, source=source, config=self.recipe.learn)
+            trained[target] = version
+            versions[version] = f"policies/{version}"
+        return {"trained": trained, "versions": versions}
+
+    # -- evaluate → promote ------------------------------------------------------------------------------------------------
+
+    async def evaluate(self, state: RoundState) -> dict[str, Any]:
+        """Held-out success of what was trained."""
+        for target, version in state["trained"].items():
+            await self._evaluate(version, self._at(state["versions"][version]), arm=target, round=state["round"])
+        return {}
+
+    async def promote(self, state: RoundState) -> dict[str, Any]:
+        """The gate: the challenger becomes the champion, or the champion stays."""
+        number, version = state["round"], state["trained"]["main"]
+        known = {one.policy_version: one for one in self.ledger.evaluations(run_id=self.run_id)}
+        decision = decide(known[state["champion"]], known[version], self.recipe.gate)
+        self._record_evaluation(known[version], arm="main", promoted=decision.promote)
+        self.run.record("gate", round=number, promoted=decision.promote, reason=decision.reason, version=version)
+        control = state["trained"].get("control")
+        beside = f", control {known[control].success_rate:.1%}" if control else ""
+        self.watch.say(f"round {number}  held out {known[version].success_rate:.1%}{beside}; {decision.reason}")
+        champion = version if decision.promote else state["champion"]
+        return {"champion": champion, "round": number + 1}
+
+    # -- pieces ------------------------------------------------------------------------------------------------------------
+
+    def heldout(self) -> Sequence[Task]:
+        """The held-out tasks: the same in every round, arm and recipe with this evaluation seed."""
+        if self._heldout is None:
+            settings = self.recipe.environment
+            self._heldout = self.troupe.environment.tasks(
+                settings.heldout_split, limit=self.recipe.evaluate.tasks, seed=self.recipe.evaluate.seed
+            )
+            if not self._heldout:
+                raise LearningError(f'{settings.name} has no tasks in its split "{settings.heldout_split}"')
+        return self._heldout
+
+    def _round_tasks(self, number: int) -> Sequence[Task]:
+        recipe = self.recipe
+        seed = seed_of(recipe.seed, "tasks", number)
+        split = recipe.environment.train_split
+        tasks = self.troupe.environment.tasks(split, limit=recipe.explore.tasks, seed=seed)
+        self._no_heldout_in(tasks, f"round {number}")
+        return tasks
+
+    def _no_heldout_in(self, tasks: Sequence[Task], where: str) -> None:
+        heldout = {task.prompt for task in self.heldout()}
+        both = [task.id for task in tasks if task.prompt in heldout]
+        if both:
+            raise LearningError(
+                f"{len(both)} held-out tasks are among the tasks of {where} (first: {both[0]}): choose disjoint splits "
+                "(environment.train_split, environment.heldout_split)"
+            )
+
+    async def _cast(
+        self,
+        state: RoundState,
+        *,
+        repair: RepairConfig | None = None,
+        few_shot: bool = False,
+        reflector: str | None = None,
+    ) -> Cast:
+        champion, versions = state["champion"], state["versions"]
+        other = (reflector, self._at(versions[reflector])) if reflector else None
+        return await self.troupe.cast(
+            champion, self._at(versions[champion]), repair=repair, few_shot=few_shot, reflector=other, worlds=self.worlds
+        )
+
+    def _trajectories(self, number: int) -> dict[str, Trajectory]:
+        """Everything explored up to this round, by id."""
+        episodes = self.ledger.episodes(run_id=self.run_id, purpose="explore", round=list(range(1, number + 1)))
+        return {one.id: one for episode in episodes for one in episode.trajectories}
+
+    def _rows(self, trajectories: dict[str, Trajectory]) -> Rows:
+        return Rows.of(self.recipe, self.troupe, load_chat(self._tokenizer()), trajectories)
+
+    def _tokenizer(self) -> str:
+        start = self.ledger.checkpoints(run_id=self.run_id, version=START)[0]
+        return self._at(start.path)
+
+    def _at(self, folder: str) -> str:
+        """A version's folder as a path that opens: relative ones lie in the run, which may have been moved."""
+        inside = self.run.path / folder
+        return str(inside) if inside.exists() else folder
+
+    def _copy_in(self, folder: Path) -> None:
+        """The warm start into the run, so that the run is whole by itself."""
+        target = self.run.policy(START)
+        if not target.exists():
+            half = target.with_name(".start.half")
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(folder, half)
+            half.replace(target)
+
+    async def _dataset_rows(
+        self, number: int, trajectories: dict[str, Trajectory], selection: Selection
+    ) -> list[DatasetRow]:
+        targets = self.recipe.targets
+        rows = self._rows(trajectories)
+        if self.recipe.learn.loss in ("dpo", "contrastive"):
+            made = [rows.pair(pair) for pair in selection.pairs]
+            if self.recipe.learn.loss == "dpo":
+                return made
+            paired = {row.trajectory_id for row in made}
+            made += [rows.explore(trajectories[one]) for one in selection.explore if one not in paired]
+        else:
+            rescued = _rescued_tasks(trajectories.values())
+            made = [
+                rows.explore(
+                    trajectories[one],
+                    weight=targets.rescued_weight if trajectories[one].task_id in rescued else targets.solved_weight,
+                )
+                for one in selection.explore
+            ]
+        if targets.repairs:
+            pairs: Sequence[Pair] = selection.repairs or selection.reflector
+            made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in pairs]
+        if made and targets.replay:
+            made += await self._demonstrations(targets.replay, targets.replay_repairs)
+        return made
+
+    async def _demonstrations(self, num: int, num_repairs: int) -> list[DatasetRow]:
+        """Demonstrations of the warm start, the first `num` of them, and scripted repairs."""
+        settings = self.recipe.warm_start
+        assert settings is not None
+        shown = await demonstrations(self.troupe.environment, settings.demonstrations, self.recipe.seed)
+        chat = load_chat(self._tokenizer())
+        rows = demonstration_rows(self.recipe, self.troupe, chat, shown)[:num]
+        return rows + repair_demonstration_rows(
+            self.recipe, self.troupe, chat, shown, num_repairs, self.recipe.seed
+        )
+
+    async def _control_rows(self, number: int) -> list[DatasetRow]:
+        settings = self.recipe.warm_start
+        if not self.recipe.control.enabled or settings is None:
+            return []
+        return await self._demonstrations(settings.demonstrations, self.recipe.targets.replay_repairs)
+
+    def _source(self, state: RoundState) -> tuple[str, str]:
+        version = START if self.recipe.learn_init == "base" else state["champion"]
+        return version, state["versions"][version]
+
+    def _previous_control(self, state: RoundState) -> tuple[str, str]:
+        before = f"control-{state['round'] - 1}"
+        version = before if before in state["versions"] and self.recipe.learn_init != "base" else START
+        return version, state["versions"][version]
+
+    async def _learn(
+        self, state: RoundState, dataset: Dataset, version: str, *, source: tuple[str, str], config: Any
+    ) -> None:
+        number = state["round"]
+        self.watch.begin(f"round {number}: learn {version}", config.steps or 0)
+        result = await asyncio.to_thread(
+            learn,
+            dataset.rows,
+            model=self._at(source[1]),
+            out=self.run.policy(version),
+            config=config,
+            seed=seed_of(self.recipe.seed, "learn", number),
+            base=self._at(state["versions"][START]),
+            on_step=self._on_step,
+        )
+        tail = result.losses[-max(1, len(result.losses) // 10) :]
+        checkpoint = self._checkpoint(
+            version,
+            "reflector" if version.startswith("reflector") else "actor",
+            f"policies/{version}",
+            base=state["versions"][START],
+            round=number,
+            adapter=result.adapter,
+            parent=source[0],
+            dataset_hash=dataset.hash,
+            steps=result.steps,
+            loss=sum(tail) / len(tail),
+        )
+        self.ledger.add_checkpoint(checkpoint)
+        self.run.record(
+            "learn", round=number, arm=dataset.target, steps=result.steps, loss=checkpoint.loss,
+            rows=len(dataset.rows), tokens=result.tokens, seconds=round(result.seconds, 2),
+        )  # fmt: skip
+
+    def _checkpoint(self, version: str, role: str, path: str, **values: Any) -> Checkpoint:
+        defaults = {"adapter": False, "parent": "", "dataset_hash": ""}
+        return Checkpoint(version=version, run_id=self.run_id, role=role, path=path, **{**defaults, **values})
+
+    async def _evaluate(self, version: str, folder: str, *, arm: str, round: int) -> Evaluation:
+        settings = self.recipe.evaluate
+        tasks = self.heldout()
+        greedy = await self.troupe.cast(version, folder, greedy=True, worlds=self.worlds)
+        common = {"run_id": self.run_id, "round": round, "version": version}
+        plans = evaluation_plans(tasks, seed=settings.seed, samples=0, **common)
+        self.watch.begin(f"round {round}: evaluate {version}", len(tasks) * (1 + settings.samples))
+        self.ledger.add_tasks(tasks)
+        done = lambda episode: self.watch.advance()  # noqa: E731
+        episodes = await play_plans(plans, greedy, self.ledger, done)
+        sampled = []
+        if settings.samples:
+            warm = await self.troupe.cast(version, folder, worlds=self.worlds)
+            more = evaluation_plans(tasks, seed=settings.seed, samples=settings.samples, **common)
+            sampled = await play_plans(more, warm, self.ledger, done)
+        evaluation = evaluation_of(episodes, sampled, arm=arm, ks=settings.pass_k if sampled else (), **common)
+        self.ledger.add_evaluation(evaluation)
+        self._record_evaluation(evaluation, arm=arm, promoted=version == START)
+        if version == START:
+            self.watch.say(f"start    held out {evaluation.success_rate:.1%} of {len(evaluation.outcomes)} tasks")
+        return evaluation
+
+    def _record_evaluation(self, evaluation: Evaluation, *, arm: str, promoted: bool) -> None:
+        solved = sum(evaluation.outcomes.values())
+        self.run.record(
+            "evaluation",
+            round=evaluation.round,
+            arm=arm,
+            policy_version=evaluation.policy_version,
+            success_rate=evaluation.success_rate,
+            num_tasks=len(evaluation.outcomes),
+            interval=list(wilson_interval(solved, len(evaluation.outcomes))),
+            promoted=promoted,
+            errors=evaluation.errors,
+            pass_at_k=dict(evaluation.pass_at_k),
+            metrics=dict(evaluation.metrics),
+        )
+
+    def _scores_file(self, number: int) -> Path:
+        return self.run.path / "scores" / f"round-{number}.json"
+
+    def _scores(self, number: int) -> dict[str, float]:
+        path = self._scores_file(number)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _on_step(self, step: int, steps: int, loss: float) -> None:
+        self.watch.advance(note=f"loss {loss:.3f}")
+
+
+def _rescued_tasks(trajectories: Any) -> set[str]:
+    """Tasks that only repairs solved."""
+    sampled, repaired = set(), set()
+    for one in trajectories:
+        if one.success:
+            (sampled if one.parent_id is None else repaired).add(one.task_id)
+    return repaired - sampled
+
+
+def _still_failed(trajectories: Any, number: int) -> list[Trajectory]:
+    """The failed first attempts of this round whose task nobody solved."""
+    mine = [one for one in trajectories if one.round == number]
+    solved = {one.task_id for one in mine if one.success}
+    failed = [one for one in mine if one.parent_id is None and one.task_id not in solved]
+    return sorted(exploration.worth_repairing(failed), key=lambda one: one.id)

@@ -1,0 +1,145 @@
+"""The start of a small model: made from scratch, then shown a few scripted demonstrations, and never another human answer.
+
+`warm_start(recipe, seed, shelf)` returns the folder of the finished model; it is kept on a shelf under a hash of all that
+it depends on, so that every method of a comparison starts from the very same weights of a seed. The demonstrations are
+the environment's own `gold` of its "demonstrations" split, and (for repairs) its `scripted_repair`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kintsugi.agents.chat_tokens import ChatTokens
+from kintsugi.agents.policies.policy import ChatMessage, Request
+from kintsugi.errors import ConfigError, LearningError
+from kintsugi.records import DatasetRow, Task, content_hash
+from kintsugi.sandboxes.environments.environment import Environment
+from kintsugi.training.casting import Troupe
+from kintsugi.training.recipe import Recipe
+
+OnStep = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations:
+    """Tasks of the demonstrations split with their scripted actions."""
+
+    tasks: Sequence[Task]
+    actions: Sequence[str]
+
+
+async def demonstrations(environment: Environment, num: int, seed: int) -> Demonstrations:
+    """`num` scripted single-turn demonstrations. An environment that has none is a ConfigError."""
+    tasks = environment.tasks("demonstrations", limit=num, seed=seed)
+    actions = []
+    for task in tasks:
+        gold = await environment.gold(task)
+        if not gold:
+            raise ConfigError(f"{environment.name} has no scripted solution for {task.id}: it cannot warm-start a model")
+        actions.append(gold[0])
+    if not actions:
+        raise ConfigError(f'{environment.name} has no "demonstrations" split: give model.path instead of a warm start')
+    return Demonstrations(tasks=tasks, actions=actions)
+
+
+def demonstration_rows(recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations) -> list[DatasetRow]:
+    """x → y rows of the demonstrations, in the actor's plain prompt."""
+    prompt = troupe.prompt("actor")
+    rows = []
+    for task, action in zip(shown.tasks, shown.actions, strict=True):
+        messages = prompt.messages(task=task.prompt, attempt="", feedback="", memory="")
+        ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
+        rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
+    return rows
+
+
+def repair_demonstration_rows(
+    recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, num: int, seed: int
+) -> list[DatasetRow]:
+    """x, y⁻ → y rows from the environment's scripted mistakes."""
+    script = getattr(troupe.environment, "scripted_repair", None)
+    if num == 0:
+        return []
+    if script is None:
+        raise ConfigError(f"{troupe.environment.name} has no scripted repairs: set warm_start.repair_share=0")
+    prompt = troupe.prompt("refiner")
+    rows = []
+    for index in range(num):
+        task = shown.tasks[index % len(shown.tasks)]
+        attempt, fault, mended = script(task, random.Random(f"{seed}:{index}"))
+        messages = prompt.messages(task=task.prompt, attempt=attempt, feedback=fault.note, memory="")
+        prefill = prompt.prefill(fault.kept, fault.bad, fault.note)
+        context = chat.context(Request(messages=messages, prefill=prefill))
+        answer = chat.completion_ids(mended)
+        mask = (0,) * len(context) + (1,) * len(answer)
+        rows.append(
+            DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=(*context, *answer), mask=mask)
+        )
+    return rows
+
+
+def warm_start_key(recipe: Recipe, seed: int) -> str:
+    """A hash of all that the warm start depends on."""
+    assert recipe.warm_start is not None
+    parts = [recipe.environment, recipe.model.small, recipe.model.prompts, recipe.warm_start]
+    return content_hash([*[part.model_dump() if not isinstance(part, str) else part for part in parts], seed])
+
+
+async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_step: OnStep | None = None) -> Path:
+    """The folder of the warm-started model for this recipe and seed, made now unless it is on the shelf already."""
+    settings = recipe.warm_start
+    assert settings is not None
+    folder = shelf / warm_start_key(recipe, seed)
+    if (folder / "learn.json").exists():
+        return folder
+    from kintsugi.training.learn import learn
+    from kintsugi.training.small_model import make_small_model
+
+    shelf.mkdir(parents=True, exist_ok=True)
+    shown = await demonstrations(troupe.environment, settings.demonstrations, seed)
+    texts = [text for pair in zip((task.prompt for task in shown.tasks), shown.actions, strict=True) for text in pair]
+    raw = make_small_model(texts, shelf / f"{folder.name}-raw", recipe.model.small, seed)
+    chat = load_chat(raw)
+    rows = demonstration_rows(recipe, troupe, chat, shown)
+    num_repairs = round(len(rows) * settings.repair_share / (1 - settings.repair_share))
+    mixed = rows + repair_demonstration_rows(recipe, troupe, chat, shown, num_repairs, seed)
+    source = raw
+    if settings.first_steps:
+        first = settings.learn.model_copy(update={"steps": settings.first_steps})
+        made = await asyncio.to_thread(
+            learn, rows, model=raw, out=shelf / f"{folder.name}-first", config=first, seed=seed, on_step=on_step
+        )
+        source = made.path
+    await asyncio.to_thread(
+        learn, mixed, model=source, out=folder, config=settings.learn, seed=seed + 1, on_step=on_step
+    )
+    return folder
+
+
+def load_chat(folder: Path | str) -> ChatTokens:
+    """Chat ↔ tokens of the tokenizer in `folder` (or of a hub name)."""
+    from transformers import AutoTokenizer
+
+    return ChatTokens(AutoTokenizer.from_pretrained(str(folder)))
+
+
+def check_band(recipe: Recipe, success_rate: float) -> None:
+    """LearningError when held-out success after the warm start is outside the recipe's band."""
+    settings = recipe.warm_start
+    if settings is None or settings.low <= success_rate <= settings.high:
+        return
+    raise LearningError(
+        f"the warm start solves {success_rate:.1%} of the held-out tasks, expected {settings.low:.0%} to "
+        f"{settings.high:.0%}: below, self-training is slow; above, there is little to see. Change warm_start.learn.steps "
+        "or warm_start.demonstrations, or set warm_start.low and warm_start.high"
+    )
+
+
+def describe(folder: Path) -> dict[str, object]:
+    """What the warm start's training said of itself (steps, loss, rows)."""
+    return json.loads((folder / "learn.json").read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ class ChatTokens:
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise PolicyError(
-                "The tokenizer has no chat template, so chats cannot be turned into tokens: set tokenizer.chat_template "
+                "The tokenizer has no chat template, so chats cannot become tokens: set tokenizer.chat_template "
                 "(a Jinja text) and call tokenizer.save_pretrained on the model's folder, or take an instruct model."
             )
         self.tokenizer = tokenizer
@@ -132,14 +132,14 @@ class ChatTokens:
         if not whole.startswith(before):
             found = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), len(whole))
             raise PolicyError(
-                f"The chat template cannot be trained on: text before message {position} (assistant) changes once later "
+                f"The chat template cannot be trained on: text before message {position} (assistant) changes once more "
                 f"messages follow: first {before[found : found + 40]!r}, then {whole[found : found + 40]!r}. {_MEND}"
             )
         for form in (content, content.strip(), content.rstrip(), content.lstrip()):
             if whole.startswith(form + self.end_of_turn, len(before)):
                 return len(before) + len(form) + len(self.end_of_turn)
         raise PolicyError(
-            f"The chat template cannot be trained on: it does not keep message {position} (assistant) as it was answered: "
+            f"The chat template cannot be trained on: it does not keep message {position} (assistant) as answered: "
             f"expected {(content + self.end_of_turn)[:60]!r} after the generation prompt, found "
             f"{whole[len(before) : len(before) + 60]!r}. {_MEND}"
         )
@@ -151,8 +151,8 @@ class ChatTokens:
         special = set(self.tokenizer.all_special_ids) | set(getattr(self.tokenizer, "added_tokens_decoder", {}))
         if not ids or ids[0] not in special:
             raise PolicyError(
-                f"The chat template ends an answer with {tail[:40]!r}, so a policy cannot tell when to stop: let it write a "
-                "special token such as {{ eos_token }} right after an assistant message's content."
+                f"The chat template ends an answer with {tail[:40]!r}, so nobody can tell when to stop: let it write "
+                "a special token such as {{ eos_token }} right after an assistant message's content."
             )
         end = self.tokenizer.decode([ids[0]], skip_special_tokens=False)
         return end, (ids[0],)

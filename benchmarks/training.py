@@ -28,18 +28,14 @@ SKIPPED = 5
 """First steps not counted: memory and kernels warm up."""
 
 
-def random_rows(num: int, vocabulary: int, rejected: bool) -> list[DatasetRow]:
+def random_rows(num: int, vocabulary: int) -> list[DatasetRow]:
     rng = random.Random(0)
     rows = []
     for number in range(num):
         length = rng.randint(80, 220)
         ids = tuple(rng.randrange(10, vocabulary) for _ in range(length))
         mask = tuple(int(at > 0.55 * length) for at in range(length))
-        other = ids[: length // 2] + tuple(rng.randrange(10, vocabulary) for _ in range(length // 2))
-        sides = {"rejected_ids": other, "rejected_mask": mask[: len(other)]} if rejected else {}
-        rows.append(
-            DatasetRow(kind="explore", task_id=str(number), trajectory_id=str(number), ids=ids, mask=mask, **sides)
-        )
+        rows.append(DatasetRow(kind="explore", task_id=str(number), trajectory_id=str(number), ids=ids, mask=mask))
     return rows
 
 
@@ -96,7 +92,7 @@ def main() -> None:
         texts += [Path(__file__).read_text(encoding="utf-8")]
         model = make_small_model(texts, Path(folder) / "model")
         vocabulary = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-        rows = random_rows(400, vocabulary, rejected=False)
+        rows = random_rows(400, vocabulary)
         plan = plan_batches(rows, config, 0)
         tokens = sum(len(rows[number].ids) for batch in plan for number in batch.rows) / len(plan)
         timed = [(*time_learn(rows, model, config), time_bare(rows, model, config)) for _ in range(asked.repeats)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 
@@ -103,7 +104,7 @@ def with_path(picture: Picture, path: Sequence[str], seconds: Mapping[str, float
     steps = list(path)
     if steps:
         steps = [*(starts if steps[0] not in starts else []), *steps, *(ends if steps[-1] not in ends else [])]
-    node_visits, edge_visits = Counter(steps), Counter(zip(steps, steps[1:], strict=False))
+    node_visits, edge_visits = Counter(steps), Counter(pairwise(steps))
     nodes = tuple(
         replace(node, visits=node_visits[node.id], seconds=(seconds or {}).get(node.id)) for node in picture.nodes
     )

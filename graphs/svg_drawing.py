@@ -1,16 +1,18 @@
 """A `Picture` as SVG: layers from top to bottom, curved edges, labels that never cover one another.
 
-The layout is Sugiyama's in small: edges that lead back up are turned round, nodes get layers (`drawing.downward`), every
-edge gets a bend point in each rank that it passes (with its label's width where its label stands), ranks are ordered
-by the mean place of their neighbours, and places are set by isotonic regression, so that nothing overlaps. Used through
-`kintsugi.graphs.drawing.as_svg`. Colours are in a style sheet with a dark half; no scripts, no fonts, no network.
+The layout is Sugiyama's in small: edges that lead back up are turned round, nodes get layers (`drawing.downward`),
+every edge gets a bend point in each rank that it passes (with its label's width where its label stands), ranks are
+ordered by the mean place of their neighbours, and places are set by isotonic regression, so that nothing overlaps.
+Used through `kintsugi.graphs.drawing.as_svg`. Colours are in a style sheet with a dark half; no scripts, no fonts, no
+network.
 Source: Sugiyama, Tagawa & Toda (1981), IEEE Trans. SMC 11, 109-125.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from kintsugi.graphs.drawing import Picture, PictureEdge, PictureNode, downward
@@ -41,16 +43,24 @@ _STYLE = """
 
 @dataclass(eq=False)
 class _Spot:
-    """Something that takes room in a rank: a node's box, or the bend (and perhaps the label) of an edge."""
+    """Something that takes room in a rank: a node's box, or the bend (and perhaps the label) of an edge.
+
+    width: of the box. room: what it takes in its rank (a box with a self-loop takes more). pulls: neighbours with how
+    strongly each draws this spot above or below itself."""
 
     width: float
     rank: int
     node: PictureNode | None = None
     height: float = 0.0
+    room: float = 0.0
     x: float = 0.0
     y: float = 0.0
     above: list[_Spot] = field(default_factory=list)
     below: list[_Spot] = field(default_factory=list)
+    pulls: list[tuple[_Spot, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.room = self.room or self.width
 
 
 @dataclass(eq=False)
@@ -69,9 +79,8 @@ def draw_svg(picture: Picture) -> str:
     ranks = _ordered(nodes, routes)
     _place(ranks)
     top = MARGIN + (30 if picture.title else 0)
-    loop_room = max((30 + text_width(edge.text, 11.5) for edge in loops), default=0.0)
-    left = min((spot.x - spot.width / 2 for rank in ranks for spot in rank), default=0.0) - MARGIN
-    right = max((spot.x + spot.width / 2 for rank in ranks for spot in rank), default=0.0) + MARGIN + loop_room
+    left = min((spot.x - spot.room / 2 for rank in ranks for spot in rank), default=0.0) - MARGIN
+    right = max((spot.x + spot.room / 2 for rank in ranks for spot in rank), default=0.0) + MARGIN
     right = max(right, left + 2 * MARGIN + text_width(picture.title, 16))
     for rank in ranks:
         for spot in rank:
@@ -102,14 +111,20 @@ def text_width(text: str, size: float) -> float:
 def _spots(picture: Picture) -> tuple[dict[str, _Spot], list[_Route], list[PictureEdge]]:
     """Boxes in even ranks, bends in every rank between the two ends of an edge, and the self-loops."""
     layers, back = downward(picture)
+    loops: dict[str, PictureEdge] = {}
+    for edge in picture.edges:  # several loops of one node are drawn as one, with all their labels
+        if edge.source == edge.target:
+            other = loops.get(edge.source, replace(edge, label="", visits=None))
+            labels = " · ".join(text for text in (other.label, edge.text) if text)
+            loops[edge.source] = replace(edge, label=labels, visits=1 if edge.visits or other.visits else None)
     nodes: dict[str, _Spot] = {}
     for node in picture.nodes:
         ports = sum(1 for edge in picture.edges if node.id in (edge.source, edge.target))
         width = max(text_width(node.text, 14) + 34, text_width(node.note, 11) + 28, PORT_GAP * ports * 0.6 + 24, 64.0)
         height = 46.0 if node.note else 36.0
-        nodes[node.id] = _Spot(width=width, rank=2 * layers[node.id], node=node, height=height)
+        room = width + (2 * (40 + text_width(loops[node.id].text, 11.5)) if node.id in loops else 0)
+        nodes[node.id] = _Spot(width=width, rank=2 * layers[node.id], node=node, height=height, room=room)
     routes: list[_Route] = []
-    loops = [edge for edge in picture.edges if edge.source == edge.target]
     for index, edge in enumerate(picture.edges):
         first, last = nodes[edge.source], nodes[edge.target]
         if first is last:
@@ -121,13 +136,18 @@ def _spots(picture: Picture) -> tuple[dict[str, _Spot], list[_Route], list[Pictu
         bends = [_Spot(width=14.0, rank=rank) for rank in ranks]
         # The label stands close to where the edge begins: in the first odd rank after its source.
         labelled = bends[-1] if index in back else bends[0]
-        labelled.width = max(14.0, text_width(edge.text, 11.5) + 16)
+        labelled.width = labelled.room = max(14.0, text_width(edge.text, 11.5) + 16)
         spots = [first, *bends, last]
-        for upper, lower in zip(spots, spots[1:], strict=False):
+        for upper, lower in pairwise(spots):
             upper.below.append(lower)
             lower.above.append(upper)
+            # Bends pull each other into a straight line; boxes follow the way down, and hardly what leads back up.
+            both_bends = upper.node is None and lower.node is None
+            pull = 20.0 if both_bends else 0.1 if index in back else 1.0 if edge.conditional else 3.0
+            upper.pulls.append((lower, pull))
+            lower.pulls.append((upper, pull))
         routes.append(_Route(edge=edge, spots=spots, labelled=labelled, back=index in back))
-    return nodes, routes, loops
+    return nodes, routes, list(loops.values())
 
 
 def _ordered(nodes: dict[str, _Spot], routes: list[_Route]) -> list[list[_Spot]]:
@@ -154,7 +174,7 @@ def _mean_place(neighbours: list[_Spot], place: dict[int, int], otherwise: int) 
 
 def _crossings(ranks: list[list[_Spot]]) -> int:
     count = 0
-    for upper, lower in zip(ranks, ranks[1:], strict=False):
+    for upper, lower in pairwise(ranks):
         place = {id(spot): index for index, spot in enumerate(lower)}
         ends = [(i, place[id(b)]) for i, spot in enumerate(upper) for b in spot.below if id(b) in place]
         count += sum(1 for i, a in enumerate(ends) for b in ends[i + 1 :] if (a[0] - b[0]) * (a[1] - b[1]) < 0)
@@ -162,23 +182,21 @@ def _crossings(ranks: list[list[_Spot]]) -> int:
 
 
 def _place(ranks: list[list[_Spot]]) -> None:
-    """Sets x: near the mean of the neighbours, at least GAP apart. Bends pull harder, which keeps long edges straight."""
+    """Sets x: near the weighted mean of the neighbours, at least GAP apart."""
     for rank in ranks:
         total = 0.0
         for spot in rank:
-            spot.x = total + spot.width / 2
-            total += spot.width + GAP
+            spot.x = total + spot.room / 2
+            total += spot.room + GAP
         for spot in rank:
             spot.x -= total / 2
-    for sweep in range(40):
+    for sweep in range(200):
         for rank in ranks if sweep % 2 == 0 else reversed(ranks):
             wanted, weights = [], []
             for spot in rank:
-                near = [*spot.above, *spot.below]
-                pull = [4.0 if one.node is None and spot.node is None else 1.0 for one in near]
-                total = sum(pull)
-                wanted.append(sum(one.x * w for one, w in zip(near, pull, strict=True)) / total if near else spot.x)
-                weights.append(total if near else 0.1)
+                total = sum(pull for _, pull in spot.pulls)
+                wanted.append(sum(one.x * pull for one, pull in spot.pulls) / total if total else spot.x)
+                weights.append(total or 0.1)
             _spread(rank, wanted, weights)
 
 
@@ -186,7 +204,7 @@ def _spread(rank: list[_Spot], wanted: list[float], weights: list[float]) -> Non
     """Least-squares places in the given order without overlap: isotonic regression by pooling adjacent violators."""
     offsets, total = [], 0.0
     for index, spot in enumerate(rank):
-        total += (rank[index - 1].width + spot.width) / 2 + GAP if index else 0.0
+        total += (rank[index - 1].room + spot.room) / 2 + GAP if index else 0.0
         offsets.append(total)
     blocks: list[tuple[float, float, int]] = []  # mean, weight, how many
     for target, weight, offset in zip(wanted, weights, offsets, strict=True):
@@ -215,30 +233,42 @@ def _points(routes: list[_Route]) -> Iterable[tuple[_Route, list[Point]]]:
     for route in routes:
         top, bottom = route.spots[0], route.spots[-1]
         points = [(ports[id(route), 0], top.y + top.height / 2)]
-        points += [(spot.x, spot.y) for spot in route.spots[1:-1]]
+        if len(route.spots) > 3 or route.edge.text:  # a single bend without a label would only be a kink
+            points += [(spot.x, spot.y) for spot in route.spots[1:-1]]
         points.append((ports[id(route), -1], bottom.y - bottom.height / 2))
         upward = route.edge.source == (bottom.node.id if bottom.node else "")
         yield route, points[::-1] if upward else points
 
 
 def _edge(route: _Route, points: list[Point]) -> str:
-    """Curves that are upright at every point, and an arrow head at the last."""
+    """One smooth curve, upright where it leaves and arrives, with an arrow head."""
     way = -1.0 if points[-1][1] < points[0][1] else 1.0
     tip = points[-1]
     points = [*points[:-1], (tip[0], tip[1] - 8 * way)]
+    slopes = _slopes(points)
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
-        middle = (y0 + y1) / 2
-        path += f" C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}"
-    head = f"{tip[0]:.1f},{tip[1]:.1f} {tip[0] - 4.5:.1f},{tip[1] - 9 * way:.1f} {tip[0] + 4.5:.1f},{tip[1] - 9 * way:.1f}"
+    for (x0, y0), (x1, y1), before, after in zip(points, points[1:], slopes, slopes[1:], strict=False):
+        third = (y1 - y0) / 3 if len(points) > 2 else (y1 - y0) / 2
+        path += f" C{x0 + before * third:.1f} {y0 + third:.1f} {x1 - after * third:.1f} {y1 - third:.1f}"
+        path += f" {x1:.1f} {y1:.1f}"
+    head = " ".join(f"{tip[0] + dx:.1f},{tip[1] - dy * way:.1f}" for dx, dy in ((0, 0), (-4.5, 9), (4.5, 9)))
     return _drawn_edge(route.edge, path, head)
+
+
+def _slopes(points: list[Point]) -> list[float]:
+    """dx/dy at each point: 0 at the ends and at turns, else the harmonic mean of both sides, so that no curve swings
+    out beyond its points. Source: Fritsch & Butland (1984), SIAM J. Sci. Stat. Comput. 5, 300-304."""
+    sides = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairwise(points)]
+    inner = [2 * a * b / (a + b) if a * b > 0 else 0.0 for a, b in pairwise(sides)]
+    return [0.0, *inner, 0.0]
 
 
 def _loop(spot: _Spot, edge: PictureEdge) -> str:
     x, y = spot.x + spot.width / 2, spot.y
     path = f"M{x:.1f} {y - 8:.1f} C{x + 30:.1f} {y - 22:.1f} {x + 30:.1f} {y + 22:.1f} {x + 8:.1f} {y + 9:.1f}"
     head = f"{x:.1f},{y + 6:.1f} {x + 10:.1f},{y + 5:.1f} {x + 6:.1f},{y + 13:.1f}"
-    return _drawn_edge(edge, path, head) + (_label(x + 34 + text_width(edge.text, 11.5) / 2, y, edge) if edge.text else "")
+    label = _label(x + 32 + text_width(edge.text, 11.5) / 2, y, edge) if edge.text else ""
+    return _drawn_edge(edge, path, head) + label
 
 
 def _drawn_edge(edge: PictureEdge, path: str, head: str) -> str:

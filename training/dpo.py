@@ -31,7 +31,7 @@ class DpoTrainer(PlannedRows, DPOTrainer):
     def __init__(self, rows: Any, plan: Any, config: Any, **trainer: Any) -> None:
         if any(row.weight != 1.0 for row in rows):
             raise LearningError(
-                "expected rows of weight 1 for loss = \"dpo\", found others: set the targets' weights to 1 "
+                'expected rows of weight 1 for loss = "dpo", found others: leave the weights of the targets at 1 '
                 'or take loss = "contrastive".'
             )
         self._reference: dict[int, tuple[float, float]] = {}

@@ -203,9 +203,7 @@ def _check_rows(rows: Sequence[DatasetRow]) -> None:
             )
 
 
-def _usable(
-    rows: Sequence[DatasetRow], config: LearnConfig, model: Any
-) -> tuple[list[DatasetRow], dict[str, int]]:
+def _usable(rows: Sequence[DatasetRow], config: LearnConfig, model: Any) -> tuple[list[DatasetRow], dict[str, int]]:
     """The rows that can be learned from, and how many were left out, by why."""
     longest = min(config.max_length, getattr(model, "max_position_embeddings", None) or config.max_length)
     dropped = {"too_long": 0, "no_loss": 0, "unpaired": 0}

@@ -46,7 +46,7 @@ class PlannedRows:
         self.losses: list[float] = []
         self._parts: list[torch.Tensor] = []
         numbers = Dataset.from_dict({"row": list(range(len(rows)))})
-        super().__init__(train_dataset=numbers, data_collator=self.collate, **trainer)
+        super().__init__(train_dataset=numbers, data_collator=self.collate, **trainer)  # type: ignore[call-arg]
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
     def collate(self, batch: Batch) -> dict[str, Any]:

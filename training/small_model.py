@@ -40,14 +40,14 @@ class SmallModelConfig(StrictConfig):
     init_std: standard deviation of the initial weights.
     """
 
-    hidden: int = Field(96, ge=8)
-    layers: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
-    intermediate: int = Field(256, ge=8)
-    vocabulary: int = Field(485, ge=264)
+    hidden: int = Field(default=96, ge=8)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    intermediate: int = Field(default=256, ge=8)
+    vocabulary: int = Field(default=485, ge=264)
     tie_embeddings: bool = True
-    init_std: float = Field(0.06, gt=0)
-    max_positions: int = Field(512, ge=16)
+    init_std: float = Field(default=0.06, gt=0)
+    max_positions: int = Field(default=512, ge=16)
     isolate_digits: bool = True
     extra_tokens: tuple[str, ...] = ("<obs>", "<room>", "<hint>")
 

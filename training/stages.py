@@ -74,7 +74,6 @@ class Stages:
             self.watch.begin("warm start", settings.first_steps + (settings.learn.steps or 0))
             shelf = self.run.path.parent / "warm_starts"
             folder = str(await warm_start(recipe, self.troupe, recipe.seed, shelf, on_step=self._on_step))
-        self._no_heldout_in([], "training")
             self._copy_in(Path(folder))
             folder = f"policies/{START}"
         elif Path(folder).exists():

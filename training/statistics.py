@@ -61,7 +61,7 @@ def normal_quantile(p: float) -> float:
     return NormalDist().inv_cdf(p)
 
 
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion, in [0, 1]; (0, 1) for no trials.
 
     Source: Wilson (1927), JASA 22, 209-212. Unlike p ± z·SE it stays sensible near 0 and 1 and for few trials."""

@@ -1,8 +1,8 @@
 """Decodes and scores batches of token sequences with one Hugging Face causal LM, on the thread that calls it.
 
-Sequences of a batch end at the same column of one preallocated key-value store (a "slab"), so a row is a stretch without
-gaps whose first column is all the attention mask needs to know. Prompts that are alike are run once; what the prefix
-cache knows is copied in, not run again; rows that are done are moved out of the way.
+Sequences of a batch end at the same column of one preallocated key-value store (a "slab"), so a row is a stretch
+without gaps whose first column is all the attention mask needs to know. Prompts that are alike are run once; what the
+prefix cache knows is copied in, not run again; rows that are done are moved out of the way.
 
     decoder = BatchDecoder(model, end_ids=(2,), decode_text=tokenizer.decode, cache_tokens=100_000)
     row = Row(context=(1, 5, 9), sampling=Sampling(max_tokens=20))
@@ -36,15 +36,17 @@ SCORE_LOGITS = 1 << 27
 """Most logits of one forward pass that scores."""
 COMPACT = 8
 """Rows that are done leave the batch once they are one in so many: moving them costs about three of their steps."""
+_UNFIT = (TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+"""What architectures raise that do not take our masks, positions or cache."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Row:
     """One sample to draw, and what came of it.
 
-    context: ids to feed. sample: which sample of its request. tokens, logprobs: sampled, temperature 1. text: without end
-    of turn and stop string. finish: "stop" or "length"; None while unfinished. processed: context tokens really run.
-    dropped: set from outside when nobody waits for it any more.
+    context: ids to feed. sample: which sample of its request. tokens: ids sampled. logprobs: theirs, at temperature 1.
+    text: without end of turn and stop string. finish: "stop" or "length"; None while unfinished. processed: context
+    tokens really run. dropped: set from outside when nobody waits for it any more.
     """
 
     context: tuple[int, ...]
@@ -83,7 +85,10 @@ class BatchDecoder:
         per_token = sum(shape.bytes_per_token for shape in self.shapes)
         tokens = min(cache_tokens, cache_bytes // per_token) if per_token else 0
         self.cache = PrefixCache(self.shapes, tokens=0, device=self.device)
-        self.plain = bool(self.shapes) and self._agrees_with_plain_forward()
+        try:
+            self.plain = bool(self.shapes) and self._agrees_with_plain_forward()
+        except _UNFIT:
+            self.plain = False
         if self.plain:
             self.cache = PrefixCache(self.shapes, tokens=tokens, device=self.device)
 
@@ -93,9 +98,21 @@ class BatchDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, rows: Sequence[Row], *, done: Callable[[Row], None] = lambda row: None, stop: Callable[[], bool] = lambda: False
+        self,
+        rows: Sequence[Row],
+        *,
+        done: Callable[[Row], None] = lambda row: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Sample every row to its end; `done` is called for each as soon as it is. Returns early once `stop()`."""
+        try:
+            self._decode(rows, done, stop)
+        except BaseException:
+            # Blocks may have been promised to sequences whose keys and values were never written.
+            self.cache.clear()
+            raise
+
+    def _decode(self, rows: Sequence[Row], done: Callable[[Row], None], stop: Callable[[], bool]) -> None:
         cache, logits, order = self._start(rows)
         lanes = _Lanes(order, self.device)
         step = 0
@@ -177,7 +194,9 @@ class BatchDecoder:
     @staticmethod
     def _finite(logits: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(logits).all():
-            raise PolicyError("The model gave logits that are not finite: its weights are broken, or its dtype overflows.")
+            raise PolicyError(
+                "The model gives logits that are not finite: broken weights, or too small a dtype."
+            )
         return logits
 
     def _ends(self, row: Row, token: int) -> bool:
@@ -236,7 +255,7 @@ class BatchDecoder:
             cache = DynamicCache(config=self.model.config)
             with torch.inference_mode():
                 self.model(input_ids=self._probe(3), past_key_values=cache, use_cache=True)
-        except (TypeError, ValueError, AttributeError, RuntimeError):
+        except _UNFIT:
             return []
         layers: list[Any] = list(cache.layers)
         if not layers or any(type(layer) is not DynamicLayer or not layer.is_initialized for layer in layers):
@@ -288,7 +307,7 @@ class _Lanes:
         self._choose_path()
 
     def sample(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One token a row by inverse CDF, and its log-probability at temperature 1. Logits: rows × vocabulary."""
+        """One token a row by inverse CDF, and its log-probability at temperature 1. Logits: rows by vocabulary."""
         logits = logits.float()
         logprobs = torch.log_softmax(logits, -1)
         if self.all_greedy:
@@ -320,7 +339,7 @@ class _Lanes:
     def _inverse(self, probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         ids = None
         if self.nucleus:
-            probabilities, ids = probabilities.sort(-1, descending=True, stable=True)
+            probabilities, ids = torch.sort(probabilities, dim=-1, descending=True, stable=True)
             before = probabilities.cumsum(-1) - probabilities
             outside = (before >= self.top_p[:, None]) & (self.top_p < 1)[:, None]
             outside[:, 0] = False

@@ -243,10 +243,10 @@ def _choice(index: int, completion: Completion, asked: _ChatRequest) -> dict[str
 
 @web.middleware
 async def _errors_as_json(
-    http: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
-        return await handler(http)
+        return await handler(request)
     except web.HTTPException as error:
         return _error(error.status, error.reason)
     except KintsugiError as error:

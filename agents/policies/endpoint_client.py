@@ -57,9 +57,8 @@ class EndpointClient:
         retries: int = 3,
         backoff_s: float = 0.5,
     ) -> None:
-        parsed = _parse(url)
-        self.url = str(parsed).rstrip("/")
-        self.shown_url = str(parsed.with_user(None).with_query(None)).rstrip("/")
+        self._base = _parse(url)
+        self.shown_url = str(self._base.with_user(None).with_query(None)).rstrip("/")
         self._key_name, self._timeout_s, self._retries, self._backoff_s = key_name, timeout_s, retries, backoff_s
         self._max_concurrent = max(1, max_concurrent)
         self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, asyncio.Semaphore]] = {}
@@ -79,7 +78,9 @@ class EndpointClient:
             await session.close()
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        url = self.url.removesuffix("/v1") + path if path.startswith("/") else f"{self.url}/{path}"
+        root = self._base.path.rstrip("/")
+        whole = root.removesuffix("/v1") + path if path.startswith("/") else f"{root}/{path}"
+        url = self._base.with_path(whole).with_query(self._base.query)
         session, slots = await self._session()
         async with slots:
             for number in range(self._retries + 1):
@@ -98,12 +99,12 @@ class EndpointClient:
         raise AssertionError("the last try returns or raises")
 
     async def _once(
-        self, session: aiohttp.ClientSession, method: str, url: str, body: Mapping[str, Any] | None
+        self, session: aiohttp.ClientSession, method: str, url: URL, body: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         key = os.environ.get(self._key_name, "").strip()
         if not key.isprintable():
             raise PolicyError(f"the API key in {self._key_name} has unprintable characters: set it again, on one line.")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {key}"} if key and not url.user else {}  # a url's own credentials win
         try:
             async with session.request(method, url, json=body, headers=headers) as response:
                 raw = await response.read()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
-from kintsugi.errors import ConfigError, PolicyError, missing_extra, nearest
+from kintsugi.errors import ConfigError, PolicyError, nearest
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -118,12 +118,10 @@ def open_policy(
     """A policy from a chat model, or from "package.module:Class" and the class's (or function's) own arguments.
 
     arguments: those that are called as an option here is ("model", "version"); the rest can stand beside the options.
-    Raises ConfigError when the name leads nowhere or the arguments do not fit, MissingExtra without langchain-core.
+    Raises ConfigError when the name leads nowhere or the arguments do not fit.
     """
-    try:
-        from langchain_core.language_models.chat_models import BaseChatModel
-    except ImportError:
-        raise missing_extra("the LangChain policy", "langchain") from None
+    from langchain_core.language_models.chat_models import BaseChatModel
+
     given = {**(arguments or {}), **more_arguments}
     if isinstance(model, str):
         maker = _load(model)

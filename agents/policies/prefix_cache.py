@@ -115,25 +115,27 @@ class PrefixCache:
         return start, slots
 
     def read(self, layer: int, slots: Any) -> tuple[Any, Any]:
-        """Keys and values at `slots` (any shape S): S × heads × size."""
+        """Keys and values at `slots` (any shape S): S, then heads, size."""
         keys, values = self.arenas[layer]
         return keys[slots], values[slots]
 
     def write(self, layer: int, slots: Any, keys: Any, values: Any) -> None:
-        """Put keys and values (tokens × heads × size) into `slots`."""
+        """Put keys and values (tokens, heads, size) into `slots`."""
         import torch
 
         if not self.arenas:
             size = self.blocks * BLOCK
             for shape in self.shapes:
-                # Zeros: slot 0 stands in for padding, and padding must be finite.
                 keep = {"dtype": shape.dtype, "device": self.device}
                 self.arenas.append(
                     (
-                        torch.zeros(size, shape.heads, shape.key_size, **keep),
-                        torch.zeros(size, shape.heads, shape.value_size, **keep),
+                        torch.empty(size, shape.heads, shape.key_size, **keep),
+                        torch.empty(size, shape.heads, shape.value_size, **keep),
                     )
                 )
+            for keys_arena, values_arena in self.arenas:
+                # Slot 0 stands in for padding, which must be finite; memory that nobody wrote may hold NaN.
+                keys_arena[0], values_arena[0] = 0, 0
         self.arenas[layer][0][slots] = keys
         self.arenas[layer][1][slots] = values
 
@@ -163,7 +165,8 @@ def _closest(node: _Node, tokens: tuple[int, ...]) -> tuple[_Node | None, int]:
     at = bisect.bisect_left(node.order, tokens)
     best, most = None, 0
     for key in node.order[max(0, at - 1) : at + 1]:
-        same = next((i for i, (a, b) in enumerate(zip(key, tokens, strict=False)) if a != b), min(len(key), len(tokens)))
+        pairs = enumerate(zip(key, tokens, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), min(len(key), len(tokens)))
         if same > most:
             best, most = node.children[key], same
     return best, most

@@ -6,7 +6,7 @@ moved and forgotten. `NativeCache` has the same three methods for every other ar
 
     slab = Slab(model, shapes, rows=2, columns=100, keeps=True)
     for rows, column, logits in slab.prefill(sequences, known, cache, keep=1, most=8192): ...
-    logits = slab.step(tokens)                                 # one token a row → rows × vocabulary
+    logits = slab.step(tokens)                                 # one token a row → (rows, vocabulary)
 
 Left out: sampling, and who the rows belong to (`batch_decoder.py`).
 """
@@ -26,11 +26,11 @@ from kintsugi.agents.policies.prefix_cache import LayerShape, PrefixCache
 GROW = 64
 """Columns by which a full slab grows."""
 Part = tuple[slice, int, torch.Tensor]
-"""Rows, the column of the first logits, and the logits: rows × columns × vocabulary."""
+"""Rows, the column of the first logits, and the logits (rows, columns, vocabulary)."""
 
 
 class _Layer(DynamicLayer):
-    """One layer's keys and values, rows × heads × columns × size; writes where its slab stands."""
+    """One layer's keys and values (rows, heads, columns, size); writes where its slab stands."""
 
     def __init__(self, slab: Slab, shape: LayerShape, rows: int, columns: int) -> None:
         super().__init__()
@@ -38,11 +38,10 @@ class _Layer(DynamicLayer):
         self.k, self.v = self.new(rows, columns)
 
     def new(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # Zeros: masked columns are multiplied by zero, and what nobody wrote may be NaN.
         where = {"dtype": self.shape.dtype, "device": self.slab.device}
         return (
-            torch.zeros(rows, self.shape.heads, columns, self.shape.key_size, **where),
-            torch.zeros(rows, self.shape.heads, columns, self.shape.value_size, **where),
+            torch.empty(rows, self.shape.heads, columns, self.shape.key_size, **where),
+            torch.empty(rows, self.shape.heads, columns, self.shape.value_size, **where),
         )
 
     def update(
@@ -69,9 +68,7 @@ class Slab:
     rows, columns: size at the start. keeps: whether the model's forward takes `logits_to_keep`.
     """
 
-    def __init__(
-        self, model: Any, shapes: Sequence[LayerShape], *, rows: int, columns: int, keeps: bool
-    ) -> None:
+    def __init__(self, model: Any, shapes: Sequence[LayerShape], *, rows: int, columns: int, keeps: bool) -> None:
         self.model, self.keeps, self.columns = model, keeps, columns
         self.device = next(model.parameters()).device
         self.low = torch.finfo(shapes[0].dtype).min
@@ -79,7 +76,7 @@ class Slab:
         self.rows, self.first, self.at = slice(0, rows), 0, 0
         self.fresh: torch.Tensor | None = None
         self.layers = [_Layer(self, shape, rows, columns) for shape in shapes]
-        self.cache = Cache(layers=self.layers)
+        self.cache = Cache(layers=[*self.layers])
         self.starts = np.zeros(rows, dtype=np.int64)
 
     def prefill(
@@ -101,6 +98,10 @@ class Slab:
         new = np.array([len(ids) - len(slots) for ids, slots in zip(sequences, known, strict=True)])
         total = int(lengths.max())
         self.starts = total - lengths
+        for layer in self.layers:
+            # Masked columns are multiplied by zero, and memory that nobody wrote may hold NaN.
+            layer.k[:, :, : int(self.starts.max())] = 0
+            layer.v[:, :, : int(self.starts.max())] = 0
         for rows in _groups(new, most, most_rows):
             self._fill(rows, known[rows], cache)
             width = int(new[rows.stop - 1])
@@ -125,7 +126,7 @@ class Slab:
         self._build_mask()
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Run one more token a row: rows × vocabulary."""
+        """Run one more token a row: logits (rows, vocabulary)."""
         if self.at >= self.columns:
             self._resize(None, self.columns + GROW)
             self._build_mask()
@@ -169,7 +170,8 @@ class Slab:
         if not any(known):
             return
         starts = self.starts[rows]
-        left, right = int(starts.min()), max(int(start) + len(slots) for start, slots in zip(starts, known, strict=True))
+        left = int(starts.min())
+        right = max(int(start) + len(slots) for start, slots in zip(starts, known, strict=True))
         index = np.zeros((len(known), right - left), dtype=np.int64)
         for line, (start, slots) in enumerate(zip(starts - left, known, strict=True)):
             index[line, start : start + len(slots)] = slots

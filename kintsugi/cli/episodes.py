@@ -46,7 +46,10 @@ def list_episodes(
     offset: Annotated[int, typer.Option("--offset", min=0, help="Skip so many.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """List episodes, with --stage and --stop those that have such an attempt."""
+    """List episodes, with --stage and --stop those that have such an attempt.
+
+    Attempts end in ✓ success, ✗ failure, … truncated or ! error.
+    """
     filters = _filters(round=round, stage=stage, stop=stop, task_id=task)
     with Ledger.open(run, create=False, read_only=True) as ledger:
         total = ledger.count_episodes(**filters)
@@ -58,7 +61,7 @@ def list_episodes(
     console.print(_table(episodes))
     last = offset + len(episodes)
     more = f"; the next ones: --offset {last}" if last < total else ""
-    console.print(f"{len(episodes)} of {total} episodes{more}. ✓ success ✗ failure … truncated ! error", style="dim")
+    console.print(f"{len(episodes)} of {total} episodes{more}", style="dim")
 
 
 @app.command("show", epilog="Example: kintsugi episodes show runs/demo 3fa2")
@@ -172,9 +175,7 @@ def _print_head(console: Console, episode: Episode) -> None:
 
 def _print_attempt(console: Console, part: Trajectory) -> None:
     colour = _MARKS[part.stop][1]
-    title = Text.assemble(
-        f"attempt {part.attempt}: {part.stage}, ", (part.stop, colour), f", reward {part.hard_reward:g}"
-    )
+    title = Text.assemble(f"attempt {part.attempt}: {part.stage}, ", (part.stop, colour), f", reward {part.hard_reward:g}")
     console.rule(title, align="left", style="dim")
     turn = 0
     for message in part.messages:

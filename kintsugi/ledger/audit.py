@@ -55,9 +55,7 @@ def tally(ledger: Ledger, wheres: Sequence[ColumnElement[bool]]) -> list[Tally]:
     groups = [episode.run_id, episode.round, episode.purpose, part.stage, part.stop]
     sums = [part.generated_tokens, part.processed_tokens, part.executions, part.seconds]
     query = (
-        select(
-            *groups, func.count().label("num_trajectories"), *(func.sum(column).label(column.name) for column in sums)
-        )
+        select(*groups, func.count().label("num_trajectories"), *(func.sum(column).label(column.name) for column in sums))
         .select_from(tables.trajectories.join(tables.episodes))
         .where(*wheres)
         .group_by(*groups)
@@ -106,15 +104,11 @@ def _dangling(ledger: Ledger) -> list[str]:
                     continue
                 other = key.referred_table.alias("other")
                 same = and_(*(item.parent == other.c[item.column.name] for item in key.elements))
-                orphan = and_(
-                    next(iter(other.primary_key)).is_(None), *(item.parent.is_not(None) for item in key.elements)
-                )
+                orphan = and_(next(iter(other.primary_key)).is_(None), *(item.parent.is_not(None) for item in key.elements))
                 query = select(func.count()).select_from(table.outerjoin(other, same)).where(orphan)
                 if number := connection.scalar(query):
                     names = ", ".join(item.parent.name for item in key.elements)
-                    found.append(
-                        f"{number} rows of {table.name} name ({names}) a row that {key.referred_table.name} lacks"
-                    )
+                    found.append(f"{number} rows of {table.name} name ({names}) a row that {key.referred_table.name} lacks")
     return found
 
 

@@ -11,6 +11,7 @@ in its middle. Left out: moving a ledger between databases.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ def open_engine(place: str | Path, *, create: bool, read_only: bool, timeout_s: 
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LedgerError(f"the folder {place.parent} cannot be created ({error}): choose another place") from error
+    if not read_only:
+        # SQLite itself opens a file that it may not write, and says so only at the first write.
+        for path in (place.parent, place):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise LedgerError(f"{path} is read-only: make it writable, or choose another run folder")
     engine = create_engine(
         "sqlite://", poolclass=QueuePool, creator=lambda: _connect(place, read_only=read_only, timeout_s=timeout_s)
     )
@@ -86,7 +92,8 @@ def _connect(path: Path, *, read_only: bool, timeout_s: float) -> sqlite3.Connec
         # Reading a WAL file needs its index beside it, which a read-only folder refuses. When no unfinished log is
         # left, the file alone is the whole truth and may be read as it stands.
         log = path.with_name(path.name + "-wal")
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or (log.exists() and log.stat().st_size):
+        refused = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if not refused or (log.exists() and log.stat().st_size):
             raise
         return _prepare(path, "ro&immutable=1", timeout_s)
 

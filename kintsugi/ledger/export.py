@@ -104,14 +104,14 @@ def _repairs(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]
             if not attempt.success or not attempt.parent_id:
                 continue
             parent = known.get(attempt.parent_id) or ledger.trajectory(attempt.parent_id)
-            (asked, failed), (_, answer) = _chat(parent), _chat(attempt)
+            (asked, failed), (_, answer) = _chat(parent, to_the_end=True), _chat(attempt)
             texts = (parent.text, attempt.text)
             if parent.success or not failed or not answer or texts in seen:
                 continue
             seen.add(texts)
             feedback = {"role": "user", "content": parent.feedback or "This attempt failed."}
             yield {
-                "prompt": [*asked, *failed, feedback],
+                "prompt": _joined([*asked, *failed, feedback]),
                 "completion": answer,
                 "task_id": task_id,
                 "trajectory_id": attempt.id,
@@ -154,8 +154,9 @@ def _distinct(attempts: Iterator[Trajectory]) -> list[Trajectory]:
     return list(first.values())
 
 
-def _chat(attempt: Trajectory) -> tuple[Chat, Chat]:
-    """(what stands before the first action, the rest up to the last action) as chat messages."""
+def _chat(attempt: Trajectory, *, to_the_end: bool = False) -> tuple[Chat, Chat]:
+    """(what stands before the first action, the rest) as chat messages; the rest ends with the last action, unless
+    `to_the_end`: nothing is learned from what follows it, but a repair may read it."""
     chat = [
         {"role": "assistant" if isinstance(message, Action) else "user", "content": message.text}
         for message in attempt.messages
@@ -164,7 +165,7 @@ def _chat(attempt: Trajectory) -> tuple[Chat, Chat]:
     acts = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
     if not acts:
         return _joined(chat), []
-    return _joined(chat[: acts[0]]), _joined(chat[acts[0] : acts[-1] + 1])
+    return _joined(chat[: acts[0]]), _joined(chat[acts[0] :] if to_the_end else chat[acts[0] : acts[-1] + 1])
 
 
 def _joined(chat: Chat) -> Chat:

@@ -76,9 +76,7 @@ class Ledger:
             raise
 
     @classmethod
-    def open(
-        cls, place: str | Path, *, create: bool = True, read_only: bool = False, timeout_s: float = 30.0
-    ) -> Ledger:
+    def open(cls, place: str | Path, *, create: bool = True, read_only: bool = False, timeout_s: float = 30.0) -> Ledger:
         """Open a run folder's ledger, a ledger file, or a database URL (`postgresql+psycopg://…`).
 
         create: make it when it is not there. timeout_s: how long to wait for another process's write to end.
@@ -158,8 +156,7 @@ class Ledger:
         with self.writing() as connection:
             if self._insert(connection, tables.datasets, ("run_id", "round", "target"), [head]) and dataset.rows:
                 body = [
-                    {**key, "position": position, **rows.dataset_row_row(row)}
-                    for position, row in enumerate(dataset.rows)
+                    {**key, "position": position, **rows.dataset_row_row(row)} for position, row in enumerate(dataset.rows)
                 ]
                 connection.execute(insert(tables.dataset_rows), body)
         return hash_
@@ -180,9 +177,7 @@ class Ledger:
         """Note, with the time, that something happened to the run; repeated events are repeated rows."""
         body = rows.pack(rows.canonical(detail or {}))
         with self.writing() as connection:
-            connection.execute(
-                insert(tables.events), [{"run_id": run_id, "kind": kind, "at_s": time.time(), "body": body}]
-            )
+            connection.execute(insert(tables.events), [{"run_id": run_id, "kind": kind, "at_s": time.time(), "body": body}])
 
     def set_meta(self, key: str, value: str) -> None:
         """Set one of the ledger's own notes, such as the run id. "schema" is not yours to set."""
@@ -193,9 +188,7 @@ class Ledger:
             if not connection.execute(update(tables.meta).where(column == key).values(value=value)).rowcount:
                 connection.execute(insert(tables.meta), [{"key": key, "value": value}])
 
-    def _insert(
-        self, connection: Connection, table: Table, key: Sequence[str], new: Sequence[rows.Row]
-    ) -> list[rows.Row]:
+    def _insert(self, connection: Connection, table: Table, key: Sequence[str], new: Sequence[rows.Row]) -> list[rows.Row]:
         """Insert the rows that are not there yet and return them; a row with other content under its key raises."""
         widest = max(key, key=lambda name: len({row[name] for row in new})) if new else key[0]
         columns = [table.c[name] for name in key]
@@ -348,8 +341,7 @@ class Ledger:
         with self.reading() as connection:
             found = connection.execute(query).mappings().all()
         return [
-            rows.record_from_row(cls, row, f"{cls.__name__} {' '.join(str(row[name]) for name in order)}")
-            for row in found
+            rows.record_from_row(cls, row, f"{cls.__name__} {' '.join(str(row[name]) for name in order)}") for row in found
         ]
 
     # -- about the whole -------------------------------------------------------------------------------------------

@@ -109,9 +109,7 @@ class _Branch:
 def _node(lineage: Lineage, head: str, *, show_task: bool) -> _Branch:
     part, episode, made_by = lineage.trajectory, lineage.episode, lineage.checkpoint
     soft = "" if part.soft_reward is None else f", soft {part.soft_reward:.3f}"
-    node = _Branch(
-        f"{head}attempt {part.attempt}: {part.stage}, {part.stop}, reward {part.hard_reward:g}{soft} [{part.id}]"
-    )
+    node = _Branch(f"{head}attempt {part.attempt}: {part.stage}, {part.stop}, reward {part.hard_reward:g}{soft} [{part.id}]")
     facts = []
     if show_task:
         task = lineage.task

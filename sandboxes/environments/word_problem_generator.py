@@ -21,59 +21,43 @@ question, nor a question with other wording about the same name and numbers. Dem
 paraphrases of each operation (``PARAPHRASE_SHARE``); training and held-out problems use all of them. What the held-back
 paraphrases mean can only be found out by trying: that is the headroom of self-training.
 
-**Faults.** ``find_fault`` is a linter: it knows that every sentence but the last states one quantity or event and wants
-one line, that numbers come from the question, and that counts are whole and not negative. It does not understand words:
-a wrong operation passes unless its result is impossible. Its notes hold numbers and names of the question or of
-the program only.
+**Faults** are found next door, in ``word_problem_faults``; its names are exported here too.
 
-Left out: execution (a sandbox does that; ``interpret`` covers straight-line arithmetic only), prompts, tokens, rewards.
+Left out: execution (a sandbox does that), prompts, tokens, rewards.
 Standard library only; everything is deterministic by seed.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import random
 import re
-import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final, Literal, get_args
+
+from kintsugi.sandboxes.environments.word_problem_faults import Fault, find_fault, interpret, numbers_in
+
+__all__ = ["Fault", "Split", "WordProblem", "find_fault", "generate", "interpret", "scripted_repair", "split_of"]
 
 Split = Literal["train", "heldout", "demonstrations"]
 
-PARAPHRASE_SHARE: Final = 0.8
+PARAPHRASE_SHARE: Final = 0.4
 """Share of each operation's paraphrases that demonstrations may use."""
 
 _MAX_VALUE: Final = 999
 _VARIABLES: Final = "abcdefghijklmnopqrstuvwxyz"
 
 _NAMES: Final = {
-    "Ada": "she", "Ben": "he", "Cleo": "she", "Dan": "he", "Eva": "she", "Finn": "he", "Gina": "she", "Hugo": "he",
-    "Iris": "she", "Jon": "he", "Kira": "she", "Leo": "he", "Mia": "she", "Noah": "he", "Olga": "she", "Paul": "he",
-    "Rosa": "she", "Sam": "he", "Tara": "she", "Vito": "he",
+    "Ada": "she", "Ben": "he", "Dan": "he", "Eva": "she", "Iris": "she", "Jon": "he",
+    "Leo": "he", "Mia": "she", "Olga": "she", "Paul": "he", "Sam": "he", "Tara": "she",
 }  # fmt: skip
-_THINGS: Final = (
-    "marbles", "stamps", "apples", "coins", "cards", "shells", "pencils", "stickers",
-    "books", "buttons", "cookies", "pebbles", "beads", "plums", "tickets", "ribbons",
-)  # fmt: skip
+_THINGS: Final = ("marbles", "stamps", "apples", "coins", "cards", "shells", "books", "beads")
 
-_STARTS: Final = (
-    "{name} has {n} {things}.",
-    "{name} starts with {n} {things}.",
-    "There are {n} {things} in the bag of {name}.",
-    "{name} owns {n} {things}.",
-    "At first {name} has {n} {things}.",
-    "In the morning {name} counts {n} {things}.",
-)
+_STARTS: Final = ("{name} has {n} {things}.", "{name} starts with {n} {things}.", "At first {name} owns {n} {things}.")
 _QUESTIONS: Final = (
     "How many {things} does {name} have now?",
-    "How many {things} does {name} have in the end?",
     "How many {things} are left with {name}?",
-    "What is the number of {things} that {name} has now?",
 )
 
 # Operation -> (the rest of its line, paraphrases). Numbers stand in the line in the order in which the words name them.
@@ -83,14 +67,9 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "+ {n}",
         (
             "{name} finds {n} more.",
-            "Then {pro} buys {n} {things}.",
             "A friend gives {name} {n} {things}.",
-            "{name} gets {n} {things} as a present.",
-            "After that {pro} picks up {n} more.",
-            "{name} adds {n} {things}.",
-            "Later {name} wins {n} in a game.",
-            "{name} receives {n} {things} by mail.",
             "An uncle sends {n} {things}.",
+            "Later {name} wins {n} in a game.",
             "{name} earns {n} by helping out.",
         ),
     ),
@@ -99,13 +78,8 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         (
             "{name} loses {n} of them.",
             "Then {pro} gives away {n} {things}.",
-            "{name} sells {n} {things}.",
             "A thief takes {n} {things}.",
-            "After that {pro} drops {n} in a river.",
-            "{name} uses up {n} {things}.",
-            "Later {name} throws {n} out.",
             "{n} of the {things} get broken.",
-            "A dog runs off with {n} {things}.",
             "{name} lends {n} to a cousin.",
         ),
     ),
@@ -113,14 +87,9 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "* {n}",
         (
             "The number grows to {n} times as many.",
-            "Then {pro} has {n} times what {pro} had.",
             "{name} multiplies the {things} by {n}.",
-            "After that there are {n} times as many {things}.",
             "A trick makes each of them into {n}.",
-            "{name} ends up with {n} times that amount.",
-            "Magic turns every one into {n} {things}.",
-            "The pile becomes {n} times as large.",
-            "Each one is swapped against {n} new {things}.",
+            "Every one is swapped against {n} new {things}.",
             "The collection swells by a factor of {n}.",
         ),
     ),
@@ -129,13 +98,8 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         (
             "{name} shares them equally among {n} people and keeps one part.",
             "Then {pro} splits the {things} into {n} equal parts and keeps one.",
-            "{name} divides them by {n}.",
-            "After that {pro} puts them in {n} equal heaps and takes one heap.",
-            "Only one of every {n} {things} is kept.",
-            "{name} holds on to one part in {n}.",
-            "The {things} are dealt evenly to {n} players and {name} is one.",
-            "{name} forms {n} equal rows and keeps a single row.",
-            "The pile shrinks by a factor of {n}.",
+            "Only one of every {n} {things} stays.",
+            "{name} forms {n} even rows and saves a single row.",
             "{n} sisters part them fairly and {name} is one of the sisters.",
         ),
     ),
@@ -143,45 +107,30 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "+ {n} * {m}",
         (
             "{name} buys {n} boxes with {m} {things} in each.",
-            "Then {pro} finds {n} bags of {m} {things}.",
-            "{name} gets {n} packs of {m}.",
             "After that {n} friends bring {m} {things} each.",
-            "{name} wins {n} times and gets {m} {things} every time.",
             "For {n} days {name} collects {m} a day.",
-            "{name} opens {n} drawers and finds {m} in each.",
-            "Later {n} parcels come with {m} {things} apiece.",
-            "{n} neighbours hand over {m} {things} each.",
-            "{name} fills {n} jars with {m} new ones per jar.",
+            "{name} opens {n} drawers holding {m} apiece.",
+            "{n} parcels come containing {m} per parcel.",
         ),
     ),
     "hand_out": (
         "- {n} * {m}",
         (
             "{name} gives {n} friends {m} {things} each.",
-            "Then {pro} sells {n} bags of {m} {things}.",
-            "{name} loses {n} boxes with {m} in each.",
-            "After that {pro} sends {n} cousins {m} {things} each.",
+            "After that {pro} sells {n} bags of {m} {things}.",
             "For {n} days {name} uses up {m} a day.",
-            "{name} takes out {n} packs of {m}.",
-            "Later {n} thieves steal {m} {things} each.",
-            "{name} wastes {m} {things} on each of {n} tries.",
             "{n} birds carry off {m} apiece.",
-            "{name} pays {n} workers {m} {things} per head.",
+            "{name} pays {n} workers {m} per head.",
         ),
     ),
     "swap": (
         "- {n} + {m}",
         (
             "{name} trades {n} of them for {m} others.",
-            "Then {pro} gives {n} {things} and gets {m} back.",
             "{name} loses {n} but finds {m}.",
-            "After that {pro} sells {n} and buys {m} {things}.",
             "{n} {things} go and {m} come.",
-            "{name} swaps {n} against {m} with a friend.",
-            "{name} throws away {n} and picks up {m} new ones.",
-            "In exchange for {n} {things} a shop hands {name} {m}.",
+            "In exchange for {n} a shop hands {name} {m}.",
             "{name} returns {n} and is sent {m} instead.",
-            "{n} {things} are replaced by {m} fresh ones.",
         ),
     ),
     "refund": (
@@ -189,14 +138,9 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         (
             "{name} gets {n} {things} but loses {m}.",
             "Then {pro} buys {n} and gives away {m}.",
-            "{name} finds {n} and drops {m} of them.",
-            "After that {n} {things} come and {m} go.",
-            "A friend brings {n} and takes {m} home.",
-            "{name} wins {n} but must pay {m}.",
-            "{name} picks up {n} and throws away {m}.",
-            "{name} is sent {n} and returns {m}.",
-            "{name} borrows {n} {things} and hands {m} back.",
-            "Out of {n} new ones {m} turn out broken.",
+            "A visitor brings {n} and takes {m} home.",
+            "{name} borrows {n} and repays {m}.",
+            "Out of {n} fresh ones {m} turn out rotten.",
         ),
     ),
 }
@@ -220,23 +164,6 @@ class WordProblem:
     """What the gold program prints."""
     events: tuple[str, ...]
     """Operations in order, as named in this module; for analysis, never shown to a policy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """The first line that can be objected to without knowing the answer.
-
-    Example: ``Fault(line=1, kept="a = 12\\n", bad="b = a + 70", note="70 not in question")``.
-    """
-
-    line: int
-    """Index from 0; equal to the number of lines where the program stops too early."""
-    kept: str
-    """The lines before it, with their newlines; kept + completion is the repaired program."""
-    bad: str
-    """The line itself, without newline; empty where the program stops too early."""
-    note: str
-    """Why; its numbers and names come from the question or from the program."""
 
 
 def generate(
@@ -305,10 +232,10 @@ def _draw(rng: random.Random, num_events: int, share: float, split: Split) -> Wo
         sentences.append(template.format(**slots, **words))
         lines.append(f"{_VARIABLES[index + 1]} = {_VARIABLES[index]} {rest.format(**slots)}")
         operations.append(operation)
-        value = int(_value(lines[-1].split(" = ")[1], {_VARIABLES[index]: Fraction(value)}))
+        value = _result(lines[-1], value)
     sentences.append(rng.choice(_QUESTIONS).format(**words))
     question = " ".join(sentences)
-    if split_of(name, tuple(_numbers_in(question))) != split:
+    if split_of(name, tuple(numbers_in(question))) != split:
         return None
     lines.append(f"print({_VARIABLES[num_events]})")
     digest = hashlib.sha256(question.encode()).hexdigest()[:16]
@@ -338,126 +265,6 @@ def _numbers(rng: random.Random, operation: str, value: int) -> tuple[int, ...] 
     if operation == "swap":
         return (rng.randint(2, min(99, value - 1)), m) if value >= 3 else None
     return (n, rng.randint(2, min(99, value + n - 1))) if value + n <= _MAX_VALUE else None
-
-
-def interpret(program: str) -> Fraction | None:
-    """What a straight-line program prints last, or None if it prints nothing, fails or goes beyond arithmetic.
-
-    For labelling without a sandbox in tests and scripts; a program is never executed here.
-    """
-    parsed = _parse(program)
-    if parsed is None or not all(_is_plain(statement) for statement in parsed.body):
-        return None
-    values: dict[str, Fraction] = {}
-    printed = None
-    for statement in parsed.body:
-        try:
-            if isinstance(statement, ast.Assign):
-                values[_target(statement)] = _evaluate(statement.value, values)
-            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-                printed = _evaluate(statement.value.args[0], values)
-        except (ArithmeticError, KeyError):
-            return None
-    return printed
-
-
-def find_fault(question: str, program: str) -> Fault | None:
-    """The first line to which the question gives reason to object, or None.
-
-    None says "nothing to object to", not "right"; and a right program of another form (two events on one line) may be
-    objected to: ask only about attempts that failed. Programs beyond straight-line arithmetic get a syntax fault or
-    None.
-
-    Notes: ``syntax`` · ``116 not in question`` · ``7 used twice`` · ``no b`` (used before it is set) · ``not whole``
-    · ``below zero`` · ``never used 11`` · ``name unused b`` · ``1 event without line`` · ``no print``.
-    """
-    lines = program.rstrip("\n").split("\n") if program.strip("\n") else []
-    end = len(lines)
-    parsed = _parse(program)
-    statements: dict[int, ast.stmt] = {}
-    if parsed is not None:
-        if not all(_is_plain(statement) and statement.lineno == statement.end_lineno for statement in parsed.body):
-            return None
-        statements = {statement.lineno - 1: statement for statement in parsed.body}
-        broken = end
-    else:
-        broken = 0
-        while broken < end and (line := _parse(lines[broken])) is not None:
-            if len(line.body) > 1 or not all(_is_plain(statement) for statement in line.body):
-                return _fault(lines, broken, "syntax")
-            statements.update(dict.fromkeys([broken] * len(line.body), *line.body))
-            broken += 1
-        if broken == end:
-            return _fault(lines, 0, "syntax")
-    found = _line_fault(question, statements)
-    if found is None and broken < end:
-        found = (broken, "syntax")
-    if broken == end and (other := _whole_fault(question, statements, end)) is not None:
-        found = min(found, other, key=lambda fault: fault[0]) if found else other
-    return None if found is None else _fault(lines, *found)
-
-
-def _fault(lines: list[str], index: int, note: str) -> Fault:
-    kept = "".join(f"{line}\n" for line in lines[:index])
-    return Fault(line=index, kept=kept, bad=lines[index] if index < len(lines) else "", note=note)
-
-
-def _line_fault(question: str, statements: Mapping[int, ast.stmt]) -> tuple[int, str] | None:
-    """The first fault that a line shows by itself and the lines before it."""
-    stock = Counter(_numbers_in(question))
-    asked = set(stock)
-    values: dict[str, Fraction] = {}
-    for index, statement in statements.items():
-        expression = _expression(statement)
-        for number in _constants(expression):
-            if number not in asked:
-                return index, f"{number} not in question"
-            stock[number] -= 1
-            if stock[number] < 0:
-                return index, f"{number} used twice"
-        unknown = [name for name in _names_in(expression) if name not in values]
-        if unknown:
-            return index, f"no {unknown[0]}"
-        try:
-            value = _evaluate(expression, values, whole=True)
-        except ArithmeticError:
-            return index, "not whole"
-        if value.denominator != 1:
-            return index, "not whole"
-        if value < 0:
-            return index, "below zero"
-        if isinstance(statement, ast.Assign):
-            values[_target(statement)] = value
-    return None
-
-
-def _whole_fault(question: str, statements: Mapping[int, ast.stmt], end: int) -> tuple[int, str] | None:
-    """The first fault that only the whole program shows: what is missing from it."""
-    sentences = [sentence for sentence in re.split(r"(?<=[.?!])\s+", question.strip()) if sentence]
-    assigned = [index for index, statement in statements.items() if isinstance(statement, ast.Assign)]
-    printed = [index for index, statement in statements.items() if not isinstance(statement, ast.Assign)]
-    last = printed[0] if printed else end
-    found: list[tuple[int, str]] = []
-    missing = Counter(_numbers_in(question))
-    missing.subtract(number for statement in statements.values() for number in _constants(_expression(statement)))
-    for place, sentence in enumerate(sentences):
-        never = [number for number in _numbers_in(sentence) if missing[number] > 0]
-        if never:
-            found.append((min(assigned[place] if place < len(assigned) else last, last), f"never used {never[0]}"))
-            break
-    for position, index in enumerate(assigned):
-        later = [statements[other] for other in statements if other > index]
-        name = _target(statements[index])
-        if later and not any(name in _names_in(_expression(statement)) for statement in later):
-            follower = assigned[position + 1] if position + 1 < len(assigned) else last
-            found.append((follower, f"name unused {name}"))
-            break
-    without = len(sentences) - 1 - len(assigned)
-    if without > 0:
-        found.append((last, f"{without} event{'s' * (without > 1)} without line"))
-    if not printed:
-        found.append((end, "no print"))
-    return min(found, key=lambda fault: fault[0]) if found else None
 
 
 def scripted_repair(problem: WordProblem, rng: random.Random) -> tuple[str, Fault, str]:
@@ -546,92 +353,8 @@ def _rename(line: str, shift: int) -> str:
     return re.sub(r"\b[a-z]\b", lambda match: _VARIABLES[_VARIABLES.index(match[0]) + shift], line)
 
 
-def _numbers_in(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]{1,18}", text)]
-
-
-def _parse(source: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _is_plain(statement: ast.stmt) -> bool:
-    """Whether it is ``name = arithmetic`` or ``print(arithmetic)``."""
-    if isinstance(statement, ast.Assign):
-        return (
-            len(statement.targets) == 1
-            and isinstance(statement.targets[0], ast.Name)
-            and _is_plain_value(statement.value)
-        )
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        call = statement.value
-        named = isinstance(call.func, ast.Name) and call.func.id == "print"
-        return named and len(call.args) == 1 and not call.keywords and _is_plain_value(call.args[0])
-    return False
-
-
-def _is_plain_value(node: ast.expr, depth: int = 0) -> bool:
-    if depth > 50:
-        return False
-    if isinstance(node, ast.BinOp):
-        known = isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.FloorDiv)
-        return known and _is_plain_value(node.left, depth + 1) and _is_plain_value(node.right, depth + 1)
-    if isinstance(node, ast.Constant):
-        return type(node.value) is int and node.value < 10**12
-    return isinstance(node, ast.Name)
-
-
-def _expression(statement: ast.stmt) -> ast.expr:
-    """What a plain statement assigns or prints."""
-    if isinstance(statement, ast.Assign):
-        return statement.value
-    assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    return statement.value.args[0]
-
-
-def _target(statement: ast.stmt) -> str:
-    assert isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-    return statement.targets[0].id
-
-
-def _constants(node: ast.expr) -> list[int]:
-    return [child.value for child in _leaves(node) if isinstance(child, ast.Constant) and isinstance(child.value, int)]
-
-
-def _names_in(node: ast.expr) -> list[str]:
-    return [child.id for child in _leaves(node) if isinstance(child, ast.Name)]
-
-
-def _leaves(node: ast.expr) -> list[ast.expr]:
-    """Names and numbers from left to right."""
-    return [*_leaves(node.left), *_leaves(node.right)] if isinstance(node, ast.BinOp) else [node]
-
-
-def _value(source: str, values: Mapping[str, Fraction]) -> Fraction:
-    return _evaluate(ast.parse(source, mode="eval").body, values)
-
-
-def _evaluate(node: ast.expr, values: Mapping[str, Fraction], *, whole: bool = False) -> Fraction:
-    """Exact arithmetic; with ``whole`` a ``//`` that leaves a rest is an ArithmeticError."""
-    if isinstance(node, ast.BinOp):
-        left, right = _evaluate(node.left, values, whole=whole), _evaluate(node.right, values, whole=whole)
-        if isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(node.op, ast.Sub):
-            return left - right
-        if isinstance(node.op, ast.Mult):
-            return left * right
-        quotient = left / right
-        if isinstance(node.op, ast.Div):
-            return quotient
-        if whole and quotient.denominator != 1:
-            raise ArithmeticError("a rest remains")
-        return Fraction(left // right)
-    if isinstance(node, ast.Name):
-        return values[node.id]
-    assert isinstance(node, ast.Constant) and isinstance(node.value, int)
-    return Fraction(node.value)
+def _result(line: str, value: int) -> int:
+    """What ``b = a + 7`` makes of ``value``."""
+    printed = interpret(f"{line[4]} = {value}\n{line}\nprint({line[0]})")
+    assert printed is not None
+    return int(printed)

@@ -72,7 +72,7 @@ def test_answers_in_order_then_dry() -> None:
     policy = ScriptedPolicy(["one", "two", "three"])
     assert texts(ask(policy, "a", n=2)) == ["one", "two"]
     assert texts(ask(policy, "b")) == ["three"]
-    with pytest.raises(PolicyError, match='no answer .* for "c"'):
+    with pytest.raises(PolicyError, match=r'no answer .* for "c"'):
         ask(policy, "c")
     assert [request.messages[0]["content"] for request in policy.requests] == ["a", "b", "c"]
 

@@ -42,9 +42,7 @@ def make_row(number: int, *, pair: bool = False, weight: float = 1.0) -> Dataset
         return row
     wrong, wrong_mask = sequence(rng)
     keep = len(ids) // 4
-    return dataclasses.replace(
-        row, kind="pair", rejected_ids=ids[:keep] + wrong, rejected_mask=(0,) * keep + wrong_mask
-    )
+    return dataclasses.replace(row, kind="pair", rejected_ids=ids[:keep] + wrong, rejected_mask=(0,) * keep + wrong_mask)
 
 
 ROWS = [make_row(number) for number in range(8)]
@@ -219,9 +217,7 @@ def test_the_dpo_loss_is_its_formula(model: Path, tmp_path: Path) -> None:
     both = learn(PAIRS, model=model, out=tmp_path / "2", config=config, seed=0)
     start = [one_by_one(model, side(PAIRS)) for side in (chosen, rejected)]
     stepped = [one_by_one(first.path, side(PAIRS)) for side in (chosen, rejected)]
-    deltas = [
-        (stepped[0][at] - start[0][at]) - (stepped[1][at] - start[1][at]) for at in range(len(PAIRS))
-    ]
+    deltas = [(stepped[0][at] - start[0][at]) - (stepped[1][at] - start[1][at]) for at in range(len(PAIRS))]
     preference = sum(math.log1p(math.exp(-0.5 * delta)) for delta in deltas) / len(PAIRS)
     supervised = -sum(stepped[0]) / sum(num_loss_tokens(row.mask) for row in PAIRS)
     assert both.losses[1] == pytest.approx(preference + 0.2 * supervised, abs=1e-3)
@@ -259,9 +255,7 @@ def test_it_learns_repeats_itself_and_leaves_nothing_behind(
     def note(step: int, steps: int, loss: float) -> None:
         seen.append((step, steps, loss))
 
-    runs = [
-        learn(ROWS[:3], model=model, out=tmp_path / name, config=config, seed=5, on_step=note) for name in ("a", "b")
-    ]
+    runs = [learn(ROWS[:3], model=model, out=tmp_path / name, config=config, seed=5, on_step=note) for name in ("a", "b")]
     assert runs[0].losses == runs[1].losses
     assert [loss for _, _, loss in seen[:30]] == list(runs[0].losses)
     assert [(step, steps) for step, steps, _ in seen[:30]] == [(step, 30) for step in range(1, 31)]

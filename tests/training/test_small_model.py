@@ -11,9 +11,7 @@ from kintsugi.training.small_model import SmallModelConfig, make_small_model
 
 pytest.importorskip("transformers")
 
-TEXTS = [
-    f"Ann has {n} pens and buys {n + 14} more. How many pens?\na = {n}\nb = a + {n + 14}\nprint(b)" for n in range(60)
-]
+TEXTS = [f"Ann has {n} pens and buys {n + 14} more. How many pens?\na = {n}\nb = a + {n + 14}\nprint(b)" for n in range(60)]
 TINY = SmallModelConfig(hidden=32, layers=2, heads=2, intermediate=64, vocabulary=280)
 
 

@@ -37,13 +37,13 @@ def test_t_matches_scipy() -> None:
 
 
 def test_wilson_known_values_and_edges() -> None:
-    low, high = st.wilson(81, 263)  # Newcombe (1998), table I: 0.2553 to 0.3662
+    low, high = st.wilson_interval(81, 263)  # Newcombe (1998), table I: 0.2553 to 0.3662
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert st.wilson(0, 20) == (0.0, pytest.approx(0.1611, abs=1e-4))  # the same table
-    assert st.wilson(20, 20)[1] == 1.0
-    assert st.wilson(0, 0) == (0.0, 1.0)
+    assert st.wilson_interval(0, 20) == (0.0, pytest.approx(0.1611, abs=1e-4))  # the same table
+    assert st.wilson_interval(20, 20)[1] == 1.0
+    assert st.wilson_interval(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="expected 0 <= successes"):
-        st.wilson(3, 2)
+        st.wilson_interval(3, 2)
 
 
 def test_paired_t_by_hand_and_scipy() -> None:

@@ -1,13 +1,14 @@
-"""Real local servers for tests: a policy behind `chat_server`, or any aiohttp handler, each in a thread of its own."""
+"""Real local servers for tests, each in a thread of its own: `served(policy)` and `handled(handler)`."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
+import pytest
 from aiohttp import web
 
 from kintsugi.agents.policies.chat_server import serve
@@ -18,7 +19,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextmanager
-def in_thread(start: Callable[[], Awaitable[tuple[str, Callable[[], Awaitable[None]]]]]) -> Iterator[str]:
+def _in_thread(start: Callable[[], Awaitable[tuple[str, Callable[[], Awaitable[None]]]]]) -> Iterator[str]:
     """Run `start` in a loop of its own; it gives a url and what stops it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -34,20 +35,18 @@ def in_thread(start: Callable[[], Awaitable[tuple[str, Callable[[], Awaitable[No
 
 
 @contextmanager
-def served(policy: Policy, model: str = "") -> Iterator[str]:
-    """The base url of `policy` behind `chat_server`."""
+def _served(policy: Policy, model: str = "") -> Iterator[str]:
 
     async def start() -> tuple[str, Callable[[], Awaitable[None]]]:
         server = await serve(policy, model=model)
         return server.url, server.close
 
-    with in_thread(start) as url:
+    with _in_thread(start) as url:
         yield url
 
 
 @contextmanager
-def handled(handler: Handler) -> Iterator[str]:
-    """The base url (ending in /v1) of a server where `handler` answers every request."""
+def _handled(handler: Handler) -> Iterator[str]:
 
     async def start() -> tuple[str, Callable[[], Awaitable[None]]]:
         app = web.Application()
@@ -57,9 +56,21 @@ def handled(handler: Handler) -> Iterator[str]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return f"http://127.0.0.1:{runner.addresses[0][1]}/v1", runner.cleanup
 
-    with in_thread(start) as url:
+    with _in_thread(start) as url:
         yield url
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+@pytest.fixture
+def served() -> Callable[..., AbstractContextManager[str]]:
+    """A context manager: the base url of a policy behind `chat_server`."""
+    return _served
+
+
+@pytest.fixture
+def handled() -> Callable[[Handler], AbstractContextManager[str]]:
+    """A context manager: the base url (ending in /v1) of a server where a handler answers every request."""
+    return _handled

@@ -1,0 +1,282 @@
+"""The endpoint policy against real local servers: conformance, what is sent and read, retries, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from kintsugi.agents.policies import endpoint_policy
+from kintsugi.agents.policies.conformance import CHECKS
+from kintsugi.agents.policies.policy import Completion, Request, Sampling, as_messages, open_policy
+from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
+from kintsugi.errors import ConfigError, PolicyError
+
+HELLO = as_messages(("user", "hello"))
+KEY = "sk-a-secret-key"
+MODELS = {"data": [{"id": "m", "owned_by": "someone"}, {"id": "qwen-small", "owned_by": "someone"}]}
+
+
+def reply(*texts: str, **further: Any) -> dict[str, Any]:
+    choices = [{"message": {"content": text}, "finish_reason": "stop", **further} for text in texts]
+    return {"choices": choices, "usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}}
+
+
+def chat(answer: Callable[[dict[str, Any], int], Any], seen: list[dict[str, Any]] | None = None) -> Any:
+    """A handler: `answer(body, number)` gives a reply, a status, or (status, text); /models is served beside it."""
+    bodies: list[dict[str, Any]] = [] if seen is None else seen
+
+    async def handler(http: web.Request) -> web.Response:
+        if http.path.endswith("/models"):
+            return web.json_response(MODELS)
+        bodies.append({**await http.json(), "key": http.headers.get("Authorization", "")})
+        result = answer(bodies[-1], len(bodies) - 1)
+        if isinstance(result, tuple):
+            return web.Response(status=result[0], text=result[1])
+        return web.json_response(result)
+
+    return handler
+
+
+def ask(url: str, request: Request | None = None, model: str = "m", **options: Any) -> list[Completion]:
+    policy = endpoint_policy.open_policy(url, model, **{"backoff_s": 0.01, **options})
+
+    async def run() -> list[Completion]:
+        try:
+            return await policy.complete(request or Request(messages=HELLO))
+        finally:
+            await policy.close()
+
+    return asyncio.run(run())
+
+
+def refused(url: str, **options: Any) -> str:
+    """The one sentence or two that asking ends in."""
+    with pytest.raises(PolicyError) as caught:
+        ask(url, **options)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500 and KEY not in message, message
+    return message
+
+
+@pytest.mark.parametrize("byte_tokens", [False, True])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conforms(served: Any, check: Any, byte_tokens: bool) -> None:
+    script = ScriptedPolicy(lambda messages, n: f"{messages[-1]['content']} yes {n}", byte_tokens=byte_tokens)
+    with served(script) as url:
+        check(lambda: open_policy("endpoint", {"url": url, "model": "scripted"}))
+
+
+def test_everything_is_sent_and_read(served: Any) -> None:
+    script = ScriptedPolicy(lambda messages, n: f"a = 1\nb = {n}###", byte_tokens=True)
+    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=40, stop=("###",), seed=2**63 + 5)
+    with served(script) as url:
+        answers = ask(url, Request(messages=HELLO, n=3, sampling=sampling, prefill="a = 1\n"), model="scripted")
+    assert [answer.text for answer in answers] == ["b = 0", "b = 1", "b = 2"]
+    assert bytes(answers[2].token_ids) == b"b = 2" and len(answers[2].logprobs) == 5
+    assert bytes(answers[0].prompt_ids) == b"user:hello\na = 1\n"
+    assert [answer.processed_tokens for answer in answers] == [17, 0, 0]
+    (sent,) = script.requests
+    assert sent.prefill == "a = 1\n" and sent.n == 3
+    assert sent.sampling == Sampling(temperature=0.7, top_p=0.9, max_tokens=40, stop=("###",), seed=5)
+
+
+def test_greedy_asks_once(served: Any) -> None:
+    script = ScriptedPolicy(["one"], byte_tokens=True)
+    with served(script) as url:
+        answers = ask(url, Request(messages=HELLO, n=3, sampling=Sampling(temperature=0)), model="scripted")
+    assert [answer.text for answer in answers] == ["one"] * 3 and script.requests[0].n == 1
+    assert answers[0].processed_tokens > 0 and answers[1].processed_tokens == 0
+
+
+def test_a_plain_server_without_additions(handled: Any) -> None:
+    bodies: list[dict[str, Any]] = []
+    entry = {"logprobs": {"content": [{"token": "h", "logprob": -0.5}, {"token": "i", "logprob": -0.25}]}}
+    with handled(chat(lambda body, _: reply(f"hi {body['seed']}", **entry), bodies)) as url:
+        answers = ask(url, Request(messages=HELLO, n=3, sampling=Sampling(seed=10)))
+        assert "continues a message" in refused(url, request=Request(messages=HELLO, prefill="x"))
+        policy = endpoint_policy.open_policy(url, "m")
+        with pytest.raises(PolicyError, match="prompt_logprobs"):
+            asyncio.run(policy.score(Request(messages=HELLO), "x"))
+        asyncio.run(policy.close())
+    assert sorted(answer.text for answer in answers) == ["hi 10", "hi 11", "hi 12"], "it ignores n: asked again"
+    assert answers[0].token_ids == () and answers[0].logprobs == (-0.5, -0.25) and answers[0].mean_logprob == -0.375
+    assert answers[0].processed_tokens == 5
+    assert "return_token_ids" not in bodies[0] and bodies[0]["logprobs"] is True and bodies[0]["key"] == ""
+
+
+def test_extra_body_and_key(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", f" {KEY}\n")
+    bodies: list[dict[str, Any]] = []
+    extra = {"max_tokens": None, "max_completion_tokens": 5, "top_k": 1}
+    with handled(chat(lambda *_: reply("hi"), bodies)) as url:
+        ask(url, api_key_env="MY_KEY", extra_body=extra, logprobs=False)
+    assert bodies[0]["key"] == f"Bearer {KEY}" and bodies[0]["max_completion_tokens"] == 5 and bodies[0]["top_k"] == 1
+    assert "max_tokens" not in bodies[0] and "logprobs" not in bodies[0]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_tried_again(handled: Any, status: int) -> None:
+    bodies: list[dict[str, Any]] = []
+    with handled(chat(lambda _, number: (status, "busy") if number < 2 else reply("at last"), bodies)) as url:
+        assert ask(url)[0].text == "at last" and len(bodies) == 3
+        bodies.clear()
+        assert f"answered {status}" in refused(url, retries=1) and len(bodies) == 2
+
+
+def test_a_lost_connection_is_tried_again(handled: Any) -> None:
+    tries = 0
+
+    async def handler(http: web.Request) -> web.Response:
+        nonlocal tries
+        if http.path.endswith("/models"):
+            return web.json_response(MODELS)
+        tries += 1
+        if tries == 1:
+            assert http.transport is not None
+            http.transport.abort()
+        return web.json_response(reply("at last"))
+
+    with handled(handler) as url:
+        assert ask(url)[0].text == "at last" and tries == 2
+
+
+def test_the_servers_wait_is_kept(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def no_sleep(seconds: float, *_: Any) -> None:
+        waits.append(seconds)  # aiohttp's own sleep(0) too
+        await sleep(0)
+
+    async def handler(http: web.Request) -> web.Response:
+        if http.path.endswith("/models"):
+            return web.json_response(MODELS)
+        return web.Response(status=429, headers={"Retry-After": "7"})
+
+    with handled(handler) as url:
+        monkeypatch.setattr("kintsugi.agents.policies.endpoint_client.asyncio.sleep", no_sleep)
+        with pytest.raises(PolicyError):
+            ask(url, retries=2)
+    assert [wait for wait in waits if wait] == [7, 7]
+
+
+def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    wrong: dict[str, Any] = {
+        "none": (401, json.dumps({"error": {"message": "who are you?"}})),
+        "page": (200, "<html>\n<h1>hello</h1>"),
+        "list": (200, "[1]"),
+        "empty": {"object": "list"},
+        "request": (400, json.dumps({"detail": [{"msg": "no such option"}]})),
+        "uneven": {**reply("hi", token_ids=[1, 2], logprobs={"content": [{"logprob": -1.0}]})},
+    }
+    expected = {
+        "none": '401: "who are you?". Expected an API key in the environment variable OPENAI_API_KEY, found none',
+        "page": "expected a JSON object",
+        "list": "expected a JSON object",
+        "empty": "expected choices in the answer",
+        "request": "no such option",
+        "uneven": "expected a log-probability for each of 2 tokens",
+    }
+    for kind, said in expected.items():
+        with handled(chat(lambda *_, kind=kind: wrong[kind])) as url:
+            message = refused(url)
+            assert said in message, (kind, message)
+
+
+def test_the_key_is_never_shown(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with handled(chat(lambda body, _: (401, f"bad key {body['key']}"))) as url:
+        assert "found one that it refuses" in refused(url)
+    with handled(chat(lambda body, _: (200, f"<html>{body['key']}"))) as url:
+        assert '"<html>Bearer ***"' in refused(url)
+    with handled(chat(lambda *_: (403, "no"))) as url:
+        message = refused(url.replace("http://", "http://someone:password@").replace("/v1", "/v1?x=secret"))
+        assert url in message and "password" not in message and "secret" not in message
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nmore")
+    assert "unprintable" in refused("http://127.0.0.1:9/v1")
+
+
+def test_a_wrong_model_names_the_nearest(handled: Any) -> None:
+    with handled(chat(lambda *_: (404, "no such model"))) as url:
+        assert 'found "qwen-smal": did you mean "qwen-small"?' in refused(url, model="qwen-smal")
+        assert "mostly ends in /v1" in refused(url, model="m")
+
+
+def test_a_server_that_is_down() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert "start it, or check the url" in refused(f"http://127.0.0.1:{port}/v1", retries=1)
+    for url in ("localhost:8000", "", "ftp://x"):
+        with pytest.raises(ConfigError, match="http://localhost:8000/v1"):
+            endpoint_policy.open_policy(url, "m")
+
+
+def test_a_slow_server(handled: Any) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.json_response(reply("late"))
+
+    with handled(handler) as url:
+        assert "within 0.05 s" in refused(url, timeout_s=0.05)
+
+
+def test_no_more_at_once_than_allowed(handled: Any) -> None:
+    at_once = most = 0
+
+    async def handler(http: web.Request) -> web.Response:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return web.json_response(reply("hi") if http.method == "POST" else MODELS)
+
+    async def many(url: str) -> None:
+        policy = endpoint_policy.open_policy(url, "m", max_concurrent=3)
+        await asyncio.gather(*(policy.complete(Request(messages=HELLO)) for _ in range(12)))
+        await policy.close()
+
+    with handled(handler) as url:
+        asyncio.run(many(url))
+    assert most == 3
+
+
+def test_score_through_prompt_logprobs(handled: Any) -> None:
+    """A stand-in for vLLM's /tokenize and /completions: tokens are characters, ">" the generation prompt."""
+    asked: list[dict[str, Any]] = []
+
+    async def handler(http: web.Request) -> web.Response:
+        body = await http.json() if http.method == "POST" else {}
+        if http.path == "/tokenize" and "prompt" in body:
+            return web.json_response({"tokens": [ord(letter) for letter in body["prompt"]]})
+        if http.path == "/tokenize":
+            *earlier, last = [message["content"] for message in body["messages"]]
+            text = "".join(f"{one}>" for one in earlier) + last
+            text += "" if body.get("continue_final_message") else ">" if body["add_generation_prompt"] else "|\n"
+            return web.json_response({"tokens": [ord(letter) for letter in text]})
+        if http.path == "/v1/completions":
+            asked.append(body)
+            entries = [{str(token): {"logprob": -place / 10}} for place, token in enumerate(body["prompt"])]
+            return web.json_response({"choices": [{"prompt_logprobs": [None, *entries[1:]]}]})
+        return web.json_response({"data": [{"id": "m", "owned_by": "vllm"}]})
+
+    async def score(url: str, request: Request) -> tuple[float, ...]:
+        policy = endpoint_policy.open_policy(url, "m")
+        try:
+            return await policy.score(request, "hi")
+        finally:
+            await policy.close()
+
+    with handled(handler) as url:
+        assert asyncio.run(score(url, Request(messages=HELLO))) == (-0.6, -0.7, -0.8)
+        assert bytes(asked[0]["prompt"]) == b"hello>hi|"
+        assert len(asyncio.run(score(url, Request(messages=HELLO, prefill="say ")))) == 3
+        assert bytes(asked[1]["prompt"]) == b"hello>say hi|"

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python benchmarks/decoding.py [--batch 64 256] [--repeats 3] [--json out.json]
 
-One random Llama (0.41M parameters, vocabulary 485), ragged prompts of 100-180 tokens, at most 60 new ones, temperature 1.
+One random Llama (0.41M parameters, vocabulary 485), prompts of 100-180 tokens, at most 60 new ones, temperature 1.
 Three kinds of batch: "even" (every row samples 60), "ragged" (rows end after 5-60; tokens after a row's end do not
 count), "samples" (four samples a prompt, ragged ends). Both sides run one thread and take turns; the median counts.
 Prompts are processed inside the timed part; what is not measured: tokenising, gathering, the prefix cache across

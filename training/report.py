@@ -38,7 +38,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def summary(run_folder: Path) -> str:
-    """The run as a table of at most 80 columns, with one sentence above and one below."""
+    """The run as a table of at most 80 columns, with one sentence above and what it took below."""
     story = read_run(run_folder)
     lines = [
         f"{story.name}, seed {story.seed}: {story.headline()}",
@@ -296,7 +296,8 @@ def _page(story: RunStory) -> str:
         f'<p class="lead">{html.escape(story.headline())}</p>{_tiles(story)}'
         f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
         f'<h2>Rounds</h2><div class="scroll">{_html_table(story)}</div>'
-        f'<p class="soft">{html.escape(LEGEND)}.<br>{html.escape(_effort(story))}</p>{_reasons(story)}{_origin(story)}</body></html>\n'
+        f'<p class="soft">{html.escape(LEGEND)}.<br>{html.escape(_effort(story))}</p>'
+        f"{_reasons(story)}{_origin(story)}</body></html>\n"
     )
 
 

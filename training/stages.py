@@ -353,7 +353,7 @@ class Stages:
             model=self._at(source[1]),
             out=self.run.policy(version),
             config=config,
-            seed=seed_of(self.recipe.seed, "learn", number),
+            seed=seed_of(self.recipe.seed, "learn", number) % 2**32,
             base=self._at(state["versions"][START]),
             on_step=self._on_step,
         )

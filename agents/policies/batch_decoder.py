@@ -30,8 +30,8 @@ from kintsugi.agents.policies.slab import GROW, NativeCache, Slab
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.errors import PolicyError
 
-PREFILL_TOKENS = 8192
-"""Most tokens of one forward pass over prompts."""
+PREFILL_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Most tokens of one forward pass over prompts: on a CPU, what stays in its caches."""
 SCORE_LOGITS = 1 << 27
 """Most logits of one forward pass that scores."""
 COMPACT = 8
@@ -78,6 +78,7 @@ class BatchDecoder:
     ) -> None:
         self.model, self.end_ids, self.decode_text = model, frozenset(end_ids), decode_text
         self.device = next(model.parameters()).device
+        self.most = PREFILL_TOKENS.get(self.device.type, 8192)
         self.keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._triggers: dict[tuple[str, ...], frozenset[int]] = {}
@@ -148,7 +149,7 @@ class BatchDecoder:
             slab = Slab(self.model, self.shapes, rows=len(order), columns=total, keeps=self.keeps)
             slots = [known[i] for i in order]
             most_rows = max(1, SCORE_LOGITS // (self.vocabulary * keep))
-            parts = slab.prefill(ordered, slots, self.cache, keep=keep, most=PREFILL_TOKENS, most_rows=most_rows)
+            parts = slab.prefill(ordered, slots, self.cache, keep=keep, most=self.most, most_rows=most_rows)
         else:
             parts = [(slice(0, len(order)), 0, NativeCache(self.model).prefill(ordered))]
         found: list[list[float]] = [[] for _ in pairs]
@@ -185,7 +186,7 @@ class BatchDecoder:
         columns = max(map(len, prompts)) + (min(room, GROW) if len(prompts) == len(rows) else 0)
         slab = Slab(self.model, self.shapes, rows=len(prompts), columns=columns, keeps=self.keeps)
         slots = [known[ids] for ids in prompts]
-        parts = list(slab.prefill(prompts, slots, self.cache, keep=1, most=PREFILL_TOKENS))
+        parts = list(slab.prefill(prompts, slots, self.cache, keep=1, most=self.most))
         logits = self._finite(torch.cat([part[:, -1] for _, _, part in parts]))
         index = torch.tensor([i for i, ids in enumerate(prompts) for _ in members[ids]], device=self.device)
         slab.expand(index, room)
@@ -194,9 +195,7 @@ class BatchDecoder:
     @staticmethod
     def _finite(logits: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(logits).all():
-            raise PolicyError(
-                "The model gives logits that are not finite: broken weights, or too small a dtype."
-            )
+            raise PolicyError("The model gives logits that are not finite: broken weights, or too small a dtype.")
         return logits
 
     def _ends(self, row: Row, token: int) -> bool:
@@ -277,7 +276,7 @@ class BatchDecoder:
         plain = torch.cat([self.model(input_ids=ids[None]).logits[:, -1] for ids in (short, long)]).float()
         slab = Slab(self.model, self.shapes, rows=2, columns=len(long), keeps=self.keeps)
         sequences = [ids[:-1].tolist() for ids in (short, long)]
-        list(slab.prefill(sequences, [[], []], self.cache, keep=1, most=PREFILL_TOKENS))
+        list(slab.prefill(sequences, [[], []], self.cache, keep=1, most=self.most))
         ours = slab.step(torch.stack([short[-1], long[-1]])).float()
         loose = 1e-3 if self.shapes[0].dtype == torch.float32 else 5e-2
         return bool((ours - plain).abs().max() <= loose * (1 + plain.abs().max()))

@@ -54,11 +54,11 @@ class PrefixCache:
 
     def __init__(self, shapes: Sequence[LayerShape], *, tokens: int, device: Any) -> None:
         self.shapes, self.blocks, self.device = shapes, max(0, tokens) // BLOCK, device
-        self.arenas: list[tuple[Any, Any]] = []
         self.clear()
 
     def clear(self) -> None:
-        """Forget every sequence; the arena's memory is kept."""
+        """Forget every sequence and free the arena."""
+        self.arenas: list[tuple[Any, Any]] = []
         self._root = _Node(tokens=(), parent=None, block=-1)
         self._recent: OrderedDict[_Node, None] = OrderedDict()
         self._free = list(range(self.blocks - 1, -1, -1))

@@ -91,9 +91,7 @@ def test_ids_built_turn_by_turn_equal_the_mask_row(name: str) -> None:
         ids, row_mask = chat.row(messages, prefill=prefill)
         assert ids == prior
         lost = [i for i, (a, b) in enumerate(zip(row_mask, mask, strict=True)) if a != b]
-        assert all(ids[i] == chat.end_of_turn_ids[0] for i in lost), (
-            "only unsampled ends of turn may differ"
-        )
+        assert all(ids[i] == chat.end_of_turn_ids[0] for i in lost), "only unsampled ends of turn may differ"
 
 
 @pytest.mark.parametrize("name", STABLE)

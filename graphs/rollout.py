@@ -31,12 +31,12 @@ def waves(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def forget(cast: Cast) -> None:
+async def forget(cast: Cast) -> None:
     """Drop every policy's KV cache (where it has one), so that a wave does not depend on what ran before it."""
     for policy in {id(role.policy): role.policy for role in cast.roles.values()}.values():
         clear = getattr(policy, "forget", None)
         if clear is not None:
-            clear()
+            await clear()
 
 
 async def play_wave(
@@ -85,7 +85,7 @@ async def rollout(
     for wave in waves(list(plans), cast.episode.wave):
         if len(known([plan.episode_id for plan in wave])) == len(wave):
             continue
-        forget(cast)
+        await forget(cast)
         episodes = await play_wave(wave, cast, on_done=on_done)
         commit(episodes)
         played += len(episodes)

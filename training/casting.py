@@ -34,7 +34,7 @@ class Troupe:
         if policy is None:
             options: dict[str, Any] = dict(self.recipe.model.options)
             if self.recipe.model.kind == "transformers":
-                options |= {"path": str(folder), "version": version}
+                options = {"threads": self.recipe.threads, **options, "path": str(folder), "version": version}
             policy = self._policies[slot] = open_policy(self.recipe.model.kind, options)
         elif policy.version != version and policy is not self._given:
             reload = getattr(policy, "reload", None)

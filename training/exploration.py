@@ -73,7 +73,7 @@ class Exploration:
             if len(known) == len(plans):
                 found += self._recall(plans)
                 continue
-            forget(self.cast)
+            await forget(self.cast)
             episodes = await play_wave(plans, self.cast, on_done=on_done)
             if self.recipe.repair.on == "unsolved":
                 extra = self.extra_plans(wave, episodes)

@@ -72,11 +72,12 @@ def learn(
     seed: int,
     base: str | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
+    threads: int | None = None,
 ) -> LearnResult:
     """Train `model` (a folder or hub name; an adapter folder is continued) on `rows` and write it to `out`.
 
     base: where an adapter's base lies, when it is not where the adapter says, and the name a new adapter gives it.
-    on_step: called after every optimizer step with (step from 1, how many, loss).
+    on_step: called after every optimizer step with (step from 1, how many, loss). threads: CPU threads of torch.
     Raises LearningError when no row is left to learn, a row is malformed or the loss is not finite; PolicyError and
     ConfigError for a model that cannot be loaded so. A complete `out` of the same rows, config, seed and parent is
     returned as it is; any other is replaced once the new one is whole.
@@ -88,9 +89,12 @@ def learn(
         return done
     started = time.perf_counter()
     try:
+        import torch
         import trl  # noqa: F401
     except ImportError as error:
-        raise missing_extra("training", "training") from error
+        raise missing_extra("training", "train") from error
+    if threads:
+        torch.set_num_threads(threads)  # OpenMP keeps the number per thread, so it is set where the training runs
     with replacing(out) as partial, quiet():
         result = _train(rows, model, partial, config, seed, base, on_step)
         seconds = time.perf_counter() - started

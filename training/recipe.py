@@ -51,16 +51,19 @@ class ModelConfig(StrictConfig):
 class WarmStartConfig(StrictConfig):
     """Scripted demonstrations that a small model begins with; afterwards it sees no other human answer.
 
-    demonstrations: how many tasks of the environment's "demonstrations" split. redraws: further copies of each with its
-    numbers drawn anew (question and program alike). repair_share: share of the rows that are scripted repairs.
+    demonstrations: how many tasks of the environment's "demonstrations" split. repair_share: share of the rows that are scripted repairs.
     first_steps: optimizer steps on explore rows alone, before the mixed ones (`learn.steps`).
+    word_noise, noise_share: in this share of the demonstrations every other sentence is garbled: each word becomes another
+        one with this probability (numbers and programs stay). A model that has met words it cannot know guesses at
+        them, and what it guesses right it can learn from.
     low, high: held-out success must lie between; outside there is little to learn, or little to see: the run stops.
     """
 
     demonstrations: int = Field(default=500, ge=1)
-    redraws: int = Field(default=0, ge=0)
     repair_share: float = Field(default=0.2, ge=0, lt=1)
     first_steps: int = Field(default=0, ge=0)
+    word_noise: float = Field(default=0.0, ge=0, le=1)
+    noise_share: float = Field(default=0.5, ge=0, le=1)
     low: float = Field(default=0.15, ge=0, le=1)
     high: float = Field(default=0.45, ge=0, le=1)
     learn: LearnConfig = LearnConfig()
@@ -95,6 +98,8 @@ class TargetsConfig(StrictConfig):
     repairs: add (x, y⁻) → y⁺ rows (learning from mistakes). repair_weight: weight of such a row.
     solved_weight, rescued_weight: weight of an explore row of a task that its samples solved, or that only a repair did.
     replay: demonstrations repeated among the rows, as many as this (0: none); replay_repairs: scripted repairs likewise.
+    own_share: repeat the policy's own rows until they are this share of all (0: as they are); few right attempts then
+        still weigh as much as the replayed demonstrations.
     score: "sampled" keeps the self-reward of the policy that sampled; "current" re-scores the pool every round.
     """
 
@@ -104,6 +109,7 @@ class TargetsConfig(StrictConfig):
     rescued_weight: float = Field(default=1.0, ge=0)
     replay: int = Field(default=0, ge=0)
     replay_repairs: int = Field(default=0, ge=0)
+    own_share: float = Field(default=0.0, ge=0, lt=1)
     score: Literal["sampled", "current"] = "sampled"
 
 
@@ -125,12 +131,14 @@ class ControlConfig(StrictConfig):
 
 class Recipe(StrictConfig):
     """The eight stages' knobs. learn_init: "champion" trains on from the promoted policy; "base" begins from the start
-    policy every round (ENVISIONS, STaR)."""
+    policy every round (ENVISIONS, STaR). threads: CPU threads of torch (small models: 1 beats all on a busy machine);
+    None leaves torch's own choice."""
 
     name: str
     description: str = ""
     seed: int = 0
     rounds: int = Field(default=4, ge=0)
+    threads: int | None = Field(default=None, ge=1)
     environment: EnvironmentConfig
     model: ModelConfig = ModelConfig()
     warm_start: WarmStartConfig | None = None

@@ -51,7 +51,8 @@ class SelectConfig(StrictConfig):
     saw_gold: admit trajectories whose maker saw a gold answer. min_soft: least self-reward (nats a token) of a chosen
     one; one without a self-reward then fails. min_hard: a chosen one is verified by hard reward >= min_hard instead of
     by success (ReST's threshold). match: the right answer that a wrong one is paired with when it has no verified
-    rewrite of its own: the best-ranked, or the one with the longest common beginning ("nearest").
+    rewrite of its own: the best-ranked, or the one with the longest common beginning ("nearest"). skip_mastered: a task
+    whose attempts all succeeded gives no rows: the policy has nothing to learn from it.
     """
 
     memory: Literal["all_rounds", "this_round"] = "all_rounds"
@@ -66,6 +67,7 @@ class SelectConfig(StrictConfig):
     min_soft: float | None = None
     min_hard: float | None = None
     match: Literal["ranked", "nearest"] = "ranked"
+    skip_mastered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ def build_pool(
     pools = []
     for task_id in sorted(by_task):
         everything = by_task[task_id]
+        if config.skip_mastered and all(_verified(one, config) for one in everything):
+            continue
         kept = merge_slots(everything, config, soft) if config.merge else everything
         chosen = [one for one in kept if _verified(one, config) and _confident(soft[one.id], config)]
         rejected = [one for one in kept if not _verified(one, config)]

@@ -8,6 +8,7 @@ of `kintsugi.graphs.round_graph.STAGES`; `training.run` opens the run and starts
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class Stages:
         names = ["prepare", "explore", "reward", "select", "learn", "evaluate", "promote"]
         if self.recipe.repair.who == "reflector" and self.recipe.reflector.train:
             names.insert(2, "reflect")
-        return {name: getattr(self, name) for name in names}
+        return {name: _apart(getattr(self, name)) for name in names}
 
     # -- the start ---------------------------------------------------------------------------------------------------
 
@@ -83,7 +84,9 @@ class Stages:
         first = await self._evaluate(START, self._at(folder), arm="main", round=0)
         check_band(recipe, first.success_rate)
         if recipe.control.enabled:
-            self._record_evaluation(first, arm="control", promoted=True)
+            control = dataclasses.replace(first, arm="control")
+            self.ledger.add_evaluation(control)
+            self._record_evaluation(control, arm="control", promoted=True)
         return {"round": 1, "champion": START, "versions": versions, "datasets": {}, "trained": {}}
 
     # -- explore → verify → repair -------------------------------------------------------------------------------------
@@ -312,9 +315,11 @@ class Stages:
         if targets.repairs:
             pairs: Sequence[Pair] = selection.repairs or selection.reflector
             made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in pairs]
-        if made and targets.replay:
-            made += await self._demonstrations(targets.replay, targets.replay_repairs)
-        return made
+        if not made or not targets.replay:
+            return made
+        replayed = await self._demonstrations(targets.replay, targets.replay_repairs)
+        wanted = round(len(replayed) * targets.own_share / (1 - targets.own_share))
+        return [made[index % len(made)] for index in range(max(len(made), wanted))] + replayed
 
     async def _demonstrations(self, num: int, num_repairs: int) -> list[DatasetRow]:
         """Demonstrations of the warm start, the first `num` of them, and scripted repairs."""
@@ -356,6 +361,7 @@ class Stages:
             seed=seed_of(self.recipe.seed, "learn", number) % 2**32,
             base=self._at(state["versions"][START]),
             on_step=self._on_step,
+            threads=self.recipe.threads,
         )
         tail = result.losses[-max(1, len(result.losses) // 10) :]
         checkpoint = self._checkpoint(
@@ -427,6 +433,20 @@ class Stages:
 
     def _on_step(self, step: int, steps: int, loss: float) -> None:
         self.watch.advance(note=f"loss {loss:.3f}")
+
+
+def _apart(stage: Stage) -> Stage:
+    """The stage in a context of its own: else LangGraph takes the episode graphs in it for subgraphs of the round graph,
+    and writes a graph checkpoint for every node of every episode."""
+
+    async def run(state: RoundState) -> dict[str, Any]:
+        return await asyncio.create_task(_as_coroutine(stage(state)), context=contextvars.Context())
+
+    return run
+
+
+async def _as_coroutine(result: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    return await result
 
 
 def _rescued_tasks(trajectories: Any) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
+WORD = re.compile(r"[A-Za-z]+")
 OnStep = Callable[[int, int, float], None]
 
 
@@ -48,14 +50,34 @@ async def demonstrations(environment: Environment, num: int, seed: int) -> Demon
 
 
 def demonstration_rows(recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations) -> list[DatasetRow]:
-    """x → y rows of the demonstrations, in the actor's plain prompt."""
-    prompt = troupe.prompt("actor")
+    """x → y rows of the demonstrations, in the actor's plain prompt, some with garbled words (`garbled`)."""
+    prompt, settings = troupe.prompt("actor"), recipe.warm_start
+    assert settings is not None
+    words = sorted({word for task in shown.tasks for word in WORD.findall(task.prompt)})
     rows = []
     for task, action in zip(shown.tasks, shown.actions, strict=True):
-        messages = prompt.messages(task=task.prompt, attempt="", feedback="", memory="")
+        rng = random.Random(f"{recipe.seed}:{task.id}")
+        noisy = settings.word_noise and rng.random() < settings.noise_share
+        text = garbled(task.prompt, words, settings.word_noise, rng) if noisy else task.prompt
+        messages = prompt.messages(task=text, attempt="", feedback="", memory="")
         ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
         rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
     return rows
+
+
+def garbled(text: str, words: Sequence[str], noise: float, rng: random.Random) -> str:
+    """`text` with every other sentence garbled: each of its words becomes one of `words` with probability `noise`, is
+    dropped or followed by one with a seventh of it. Numbers and punctuation stay."""
+
+    def change(match: re.Match[str]) -> str:
+        draw = rng.random()
+        if draw < noise / 7:
+            return ""
+        word = rng.choice(words) if draw < noise else match[0]
+        return f"{word} {rng.choice(words)}" if rng.random() < noise / 7 else word
+
+    sentences = re.split(r"(?<=[.?]) ", text)
+    return " ".join(WORD.sub(change, one) if rng.random() < 0.5 else one for one in sentences)
 
 
 def repair_demonstration_rows(
@@ -112,11 +134,19 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
     if settings.first_steps:
         first = settings.learn.model_copy(update={"steps": settings.first_steps})
         made = await asyncio.to_thread(
-            learn, rows, model=raw, out=shelf / f"{folder.name}-first", config=first, seed=seed, on_step=on_step
+            learn, rows, model=raw, out=shelf / f"{folder.name}-first", config=first, seed=seed, on_step=on_step,
+            threads=recipe.threads,
         )
         source = made.path
     await asyncio.to_thread(
-        learn, mixed, model=source, out=folder, config=settings.learn, seed=seed + 1, on_step=on_step
+        learn,
+        mixed,
+        model=source,
+        out=folder,
+        config=settings.learn,
+        seed=seed + 1,
+        on_step=on_step,
+        threads=recipe.threads,
     )
     return folder
 

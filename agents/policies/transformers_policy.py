@@ -157,6 +157,10 @@ class TransformersPolicy:
         """Async context manager that an episode enters while it runs (see `policy.live`)."""
         return self._queue.live()
 
+    async def forget(self) -> None:
+        """Drop all cached keys and values, so that what follows does not depend on what ran before."""
+        await self._queue.call(self._decoder.clear)
+
     async def reload(self, path: str, version: str | None = None) -> None:
         """Take the weights in `path` (a model or adapter folder) from the next batch on; cached keys and values go.
 
@@ -313,11 +317,18 @@ def _load_tokenizer(source: str) -> Any:
 
 def _load_model(sources: _Sources, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    if Path(sources.base).is_dir():
+        logging.disable_progress_bar()  # worth seeing for a download, not for a file that is read in a moment
     try:
         model = AutoModelForCausalLM.from_pretrained(sources.base, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f'No model could be loaded from "{sources.base}": {_first_line(error)}') from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if not sources.adapter:
         return model
     from peft import PeftModel

@@ -15,7 +15,7 @@ from kintsugi.graphs.episode_state import EpisodePlan
 from kintsugi.graphs.rollout import rollout
 from kintsugi.ledger import Ledger
 from kintsugi.records import Episode, Evaluation, Task, Verdict
-from kintsugi.training.statistics import pass_at_k
+from kintsugi.training.intervals import pass_at_k
 
 OnDone = Callable[[Episode], None]
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from kintsugi.config import StrictConfig
 from kintsugi.errors import LearningError
 from kintsugi.records import Evaluation
-from kintsugi.training.statistics import Interval, paired_outcomes, sign_test
+from kintsugi.training.intervals import Interval, paired_outcomes, sign_test
 
 
 class GateConfig(StrictConfig):

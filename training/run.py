@@ -83,7 +83,7 @@ def _result(run: RunFolder, ledger: Ledger, run_id: str, state: RoundState) -> R
     return RunResult(
         folder=run.path,
         champion=champion,
-        champion_folder=Path(state["versions"][champion]),
+        champion_folder=run.path / state["versions"][champion],
         success_rates=rates,
     )
 

@@ -8,6 +8,7 @@ of `kintsugi.graphs.round_graph.STAGES`; `training.run` opens the run and starts
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import json
 import shutil
@@ -21,23 +22,20 @@ from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.round_graph import RoundState, Stage
 from kintsugi.graphs.worlds import Worlds
 from kintsugi.ledger import Ledger
-from kintsugi.records import Checkpoint, Dataset, DatasetRow, Evaluation, Pair, Task, Trajectory
+from kintsugi.records import Checkpoint, Dataset, Evaluation, Task, Trajectory
 from kintsugi.training import exploration
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans, seed_of
 from kintsugi.training.gate import decide
+from kintsugi.training.intervals import wilson_interval
 from kintsugi.training.learn import learn
+from kintsugi.training.lessons import Lessons
 from kintsugi.training.recipe import Recipe
-from kintsugi.training.rows import Rows
 from kintsugi.training.run_folder import RunFolder, write_whole
-from kintsugi.training.selection import Selection, build_pool, select
-from kintsugi.training.statistics import wilson_interval
+from kintsugi.training.selection import build_pool, select
 from kintsugi.training.warm_start import (
     check_band,
-    demonstration_rows,
-    demonstrations,
     load_chat,
-    repair_demonstration_rows,
     warm_start,
 )
 from kintsugi.training.watch import Watch
@@ -120,7 +118,7 @@ class Stages:
         if not pairs:
             self.watch.say(f"round {number}  no wrong → right pair yet: the reflector stays as it is")
             return {}
-        rows = self._rows(trajectories)
+        rows = self._lessons().rows(trajectories)
         built = [rows.repair_row(pair) for pair in pairs]
         version = f"reflector-{number}"
         dataset = Dataset(run_id=self.run_id, round=number, target="reflector", rows=tuple(built))
@@ -157,7 +155,7 @@ class Stages:
         trajectories = self._trajectories(number)
         right = [one for one in trajectories.values() if one.success]
         cast = await self._cast(state)
-        rows = self._rows(trajectories)
+        rows = self._lessons().rows(trajectories)
         self.watch.begin(f"round {number}: re-score the pool", len(right))
         scores = await rows.scores(right, cast.roles["actor"].policy, on_done=self.watch.advance)
         path.parent.mkdir(exist_ok=True)
@@ -171,14 +169,14 @@ class Stages:
         scores = self._scores(number)
         pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
         selection = select(pool, recipe.select)
-        rows = await self._dataset_rows(number, trajectories, selection)
+        rows = await self._lessons().of_round(trajectories, selection)
         if not rows:
             raise LearningError(
                 f"round {number} has nothing to learn from: no attempt succeeded. Give an easier task or a better start "
                 "policy (more warm_start.demonstrations), or raise explore.k"
             )
         hashes = {}
-        for target, made in {"main": rows, "control": await self._control_rows(number)}.items():
+        for target, made in {"main": rows, "control": await self._lessons().of_control()}.items():
             if made:
                 dataset = Dataset(run_id=self.run_id, round=number, target=target, rows=tuple(made))
                 self.ledger.add_dataset(dataset)
@@ -196,7 +194,10 @@ class Stages:
             version = f"{'round' if target == 'main' else target}-{number}"
             source = self._source(state) if target == "main" else self._previous_control(state)
             dataset = self.ledger.dataset(run_id=self.run_id, round=number, target=target)
-            await self._learn(state, dataset, version, source=source, config=self.recipe.learn)
+            config = self.recipe.learn
+            if target == "control":  # demonstrations have no rejected side
+                config = config.model_copy(update={"loss": "sft"})
+            await self._learn(state, dataset, version, source=source, config=config)
             trained[target] = version
             versions[version] = f"policies/{version}"
         return {"trained": trained, "versions": versions}
@@ -271,8 +272,8 @@ class Stages:
         episodes = self.ledger.episodes(run_id=self.run_id, purpose="explore", round=list(range(1, number + 1)))
         return {one.id: one for episode in episodes for one in episode.trajectories}
 
-    def _rows(self, trajectories: dict[str, Trajectory]) -> Rows:
-        return Rows.of(self.recipe, self.troupe, load_chat(self._tokenizer()), trajectories)
+    def _lessons(self) -> Lessons:
+        return Lessons(self.recipe, self.troupe, load_chat(self._tokenizer()))
 
     def _tokenizer(self) -> str:
         start = self.ledger.checkpoints(run_id=self.run_id, version=START)[0]
@@ -291,52 +292,6 @@ class Stages:
             shutil.rmtree(half, ignore_errors=True)
             shutil.copytree(folder, half)
             half.replace(target)
-
-    async def _dataset_rows(
-        self, number: int, trajectories: dict[str, Trajectory], selection: Selection
-    ) -> list[DatasetRow]:
-        targets = self.recipe.targets
-        rows = self._rows(trajectories)
-        if self.recipe.learn.loss in ("dpo", "contrastive"):
-            made = [rows.pair(pair) for pair in selection.pairs]
-            if self.recipe.learn.loss == "dpo":
-                return made
-            paired = {row.trajectory_id for row in made}
-            made += [rows.explore(trajectories[one]) for one in selection.explore if one not in paired]
-        else:
-            rescued = _rescued_tasks(trajectories.values())
-            made = [
-                rows.explore(
-                    trajectories[one],
-                    weight=targets.rescued_weight if trajectories[one].task_id in rescued else targets.solved_weight,
-                )
-                for one in selection.explore
-            ]
-        if targets.repairs:
-            pairs: Sequence[Pair] = selection.repairs or selection.reflector
-            made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in pairs]
-        if not made or not targets.replay:
-            return made
-        replayed = await self._demonstrations(targets.replay, targets.replay_repairs)
-        wanted = round(len(replayed) * targets.own_share / (1 - targets.own_share))
-        return [made[index % len(made)] for index in range(max(len(made), wanted))] + replayed
-
-    async def _demonstrations(self, num: int, num_repairs: int) -> list[DatasetRow]:
-        """Demonstrations of the warm start, the first `num` of them, and scripted repairs."""
-        settings = self.recipe.warm_start
-        assert settings is not None
-        shown = await demonstrations(self.troupe.environment, settings.demonstrations, self.recipe.seed)
-        chat = load_chat(self._tokenizer())
-        rows = demonstration_rows(self.recipe, self.troupe, chat, shown)[:num]
-        return rows + repair_demonstration_rows(
-            self.recipe, self.troupe, chat, shown, num_repairs, self.recipe.seed
-        )
-
-    async def _control_rows(self, number: int) -> list[DatasetRow]:
-        settings = self.recipe.warm_start
-        if not self.recipe.control.enabled or settings is None:
-            return []
-        return await self._demonstrations(settings.demonstrations, self.recipe.targets.replay_repairs)
 
     def _source(self, state: RoundState) -> tuple[str, str]:
         version = START if self.recipe.learn_init == "base" else state["champion"]
@@ -440,22 +395,12 @@ def _apart(stage: Stage) -> Stage:
     and writes a graph checkpoint for every node of every episode."""
 
     async def run(state: RoundState) -> dict[str, Any]:
-        return await asyncio.create_task(_as_coroutine(stage(state)), context=contextvars.Context())
+        async def inside() -> dict[str, Any]:
+            return await stage(state)
+
+        return await asyncio.create_task(inside(), context=contextvars.Context())
 
     return run
-
-
-async def _as_coroutine(result: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    return await result
-
-
-def _rescued_tasks(trajectories: Any) -> set[str]:
-    """Tasks that only repairs solved."""
-    sampled, repaired = set(), set()
-    for one in trajectories:
-        if one.success:
-            (sampled if one.parent_id is None else repaired).add(one.task_id)
-    return repaired - sampled
 
 
 def _still_failed(trajectories: Any, number: int) -> list[Trajectory]:

@@ -38,7 +38,7 @@ def evaluate(
     from kintsugi.training.evaluate import evaluate as measure
     from kintsugi.training.recipe import load_recipe
     from kintsugi.training.run import champion_of, recipe_of
-    from kintsugi.training.statistics import wilson_interval
+    from kintsugi.training.intervals import wilson_interval
     from kintsugi.training.watch import RichWatch, Watch
 
     is_run = what is not None and (Path(what) / "run.json").exists()

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from kintsugi.training import statistics as st
+from kintsugi.training import intervals as st
 
 
 @pytest.mark.parametrize(

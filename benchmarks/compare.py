@@ -1,0 +1,63 @@
+"""Recipes side by side over seeds: one table with paired intervals, one picture.
+
+    python benchmarks/compare.py --recipes self_training envisions rerest --seeds 3 explore.budget_tokens=45000
+
+Every recipe of a seed starts from that seed's warm start (made once, on the shelf beside the run folders). Seeds run in
+parallel processes of one thread each; a run that is there already is gone on with, so an interrupted comparison is not
+lost. `benchmarks/demo.py` is this with the recipe `demo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+
+def run_seed(recipes: list[str], seed: int, folder: Path, overrides: list[str]) -> list[Path]:
+    """All recipes of one seed, one after another; the folders of their runs."""
+    done = []
+    for recipe in recipes:
+        out = folder / f"{recipe}-{seed}"
+        what = ["--resume", str(out)] if (out / "run.json").exists() else [recipe, f"seed={seed}", *overrides, "--out", str(out)]
+        command = [sys.executable, "-m", "kintsugi.cli.main", "train", *what, "--quiet"]
+        started = time.monotonic()
+        asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        if asked.returncode:
+            raise SystemExit(f"{' '.join(command)} failed with {asked.returncode}:\n{asked.stderr.strip()[-2000:]}")
+        print(f"{out}  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        done.append(out)
+    return done
+
+
+def compare_recipes(recipes: list[str], seeds: list[int], folder: Path, jobs: int, overrides: list[str]) -> list[Path]:
+    """Run what is missing; all run folders, recipe by recipe."""
+    with ThreadPoolExecutor(jobs) as pool:
+        found = list(pool.map(lambda seed: run_seed(recipes, seed, folder, overrides), seeds))
+    return [runs[index] for index in range(len(recipes)) for runs in found]
+
+
+def main(default_recipes: tuple[str, ...] = ("self_training", "envisions", "rerest", "kintsugi")) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe settings for every run")
+    parser.add_argument("--recipes", nargs="+", default=list(default_recipes))
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at once")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the run folders")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_intermixed_args()
+    import kintsugi
+
+    seeds = list(range(options.seeds))
+    runs = compare_recipes(options.recipes, seeds, options.out, options.jobs, options.overrides)
+    found = kintsugi.compare(runs)
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found)
+
+
+if __name__ == "__main__":
+    main()

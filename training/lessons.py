@@ -1,0 +1,81 @@
+"""What a round learns from: a selection, the recipe's `[targets]` and the replayed demonstrations, as rows.
+
+`Lessons.of_round` gives the challenger's rows, `of_control` those of the control, which sees demonstrations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kintsugi.agents.chat_tokens import ChatTokens
+from kintsugi.records import DatasetRow, Pair, Trajectory
+from kintsugi.training.casting import Troupe
+from kintsugi.training.recipe import Recipe
+from kintsugi.training.rows import Rows
+from kintsugi.training.selection import Selection
+from kintsugi.training.warm_start import demonstration_rows, demonstrations, repair_demonstration_rows
+
+
+class Lessons:
+    """Builds a round's rows for one tokenizer."""
+
+    def __init__(self, recipe: Recipe, troupe: Troupe, chat: ChatTokens) -> None:
+        self.recipe, self.troupe, self.chat = recipe, troupe, chat
+
+    def rows(self, trajectories: Mapping[str, Trajectory]) -> Rows:
+        """The row builder over these trajectories."""
+        return Rows.of(self.recipe, self.troupe, self.chat, trajectories)
+
+    async def of_round(self, trajectories: Mapping[str, Trajectory], selection: Selection) -> list[DatasetRow]:
+        """The selection's rows in the form that the loss needs, then the replayed demonstrations."""
+        own = self._own(trajectories, selection)
+        targets = self.recipe.targets
+        if not own or not targets.replay or self.recipe.learn.loss == "dpo":
+            return own
+        replayed = await self._demonstrations(targets.replay, targets.replay_repairs)
+        wanted = round(len(replayed) * targets.own_share / (1 - targets.own_share))
+        return [own[index % len(own)] for index in range(max(len(own), wanted))] + replayed
+
+    async def of_control(self) -> list[DatasetRow]:
+        """The demonstrations of the warm start; nothing when the recipe has no control."""
+        if not self.recipe.control.enabled or self.recipe.warm_start is None:
+            return []
+        return await self._demonstrations(self.recipe.warm_start.demonstrations, self.recipe.targets.replay_repairs)
+
+    def _own(self, trajectories: Mapping[str, Trajectory], selection: Selection) -> list[DatasetRow]:
+        targets, rows = self.recipe.targets, self.rows(trajectories)
+        loss = self.recipe.learn.loss
+        pairs = [rows.pair(pair) for pair in selection.pairs] if loss in ("dpo", "contrastive") else []
+        if loss == "dpo":
+            return pairs
+        paired = {row.trajectory_id for row in pairs}
+        rescued = rescued_tasks(trajectories.values())
+        made = list(pairs)
+        for name in selection.explore:
+            one = trajectories[name]
+            weight = targets.rescued_weight if one.task_id in rescued else targets.solved_weight
+            if name not in paired:
+                made.append(rows.explore(one, weight=weight))
+        if targets.repairs:
+            repairs: Sequence[Pair] = selection.repairs or selection.reflector
+            made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in repairs]
+        return made
+
+    async def _demonstrations(self, num: int, num_repairs: int) -> list[DatasetRow]:
+        """The first `num` demonstrations of the warm start, and scripted repairs."""
+        settings = self.recipe.warm_start
+        assert settings is not None
+        shown = await demonstrations(self.troupe.environment, settings.demonstrations, self.recipe.seed)
+        rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown)[:num]
+        return rows + repair_demonstration_rows(
+            self.recipe, self.troupe, self.chat, shown, num_repairs, self.recipe.seed
+        )
+
+
+def rescued_tasks(trajectories: Iterable[Trajectory]) -> set[str]:
+    """Tasks that only repairs have solved."""
+    sampled, repaired = set(), set()
+    for one in trajectories:
+        if one.success:
+            (sampled if one.parent_id is None else repaired).add(one.task_id)
+    return repaired - sampled

@@ -31,7 +31,7 @@ test: $(READY)  ## the tests
 
 check: $(READY)  ## what CI runs: ruff, pyright, import directions, tests
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 

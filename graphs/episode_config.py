@@ -38,7 +38,7 @@ class RepairConfig(StrictConfig):
     @model_validator(mode="after")
     def _fits(self) -> RepairConfig:
         if self.form == "again" and self.who == "self" and self.sees == "attempt":
-            raise ValueError('form "again" needs sees = "feedback": a reflection on nothing says nothing')
+            raise ValueError('sees = "feedback" with form = "again": a reflection on nothing says nothing')
         return self
 
     @property

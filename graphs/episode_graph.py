@@ -58,7 +58,7 @@ class _Router:
         self.cast, self.repairer = cast, repairer
 
     def __call__(self, state: EpisodeState) -> str:
-        if state.get("current") is not None:
+        if state["current"] is not None:
             return "agent"
         last = state["attempts"][-1]
         repairs_done = sum(attempt["parent_id"] is not None for attempt in state["attempts"])

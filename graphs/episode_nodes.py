@@ -10,9 +10,10 @@ reflection, and the agent acts again from the start with it in context (Re-ReST,
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sampling
@@ -32,6 +33,7 @@ from kintsugi.records import (
     Cost,
     Critique,
     Fault,
+    Message,
     Observation,
     Stop,
     Tokens,
@@ -76,9 +78,16 @@ class _Agent:
         self.cast = cast
 
     async def __call__(self, state: EpisodeState) -> EpisodeState:
-        attempt = state.get("current")
+        attempt = state["current"]
         if attempt is None:
-            attempt = new_attempt("explore", None, [Observation(text=await self.cast.worlds.observe(task_of(state)))])
+            task = task_of(state)
+            try:
+                first = await self.cast.worlds.observe(attempt_key(state), task)
+            except WorldBroke as broke:
+                # There is nothing to act on: the environment node ends the attempt with this verdict.
+                attempt = new_attempt("explore", None, [Observation(text=task.prompt), _broken(broke)])
+                return _went(state, "agent", attempt)
+            attempt = new_attempt("explore", None, [Observation(text=first)])
         role = self.cast.roles["actor"]
         chat, prior = _chat(role, attempt)
         request = Request(
@@ -89,7 +98,7 @@ class _Agent:
             key=_key(state, attempt),
         )
         completion, attempt = await _ask(role, request, attempt)
-        tokens = _tokens(completion, prior)
+        tokens = _tokens(completion, prior, first=not _actions(attempt))
         return _went(state, "agent", _add(attempt, Action(text=completion.text, tokens=tokens)))
 
 
@@ -100,33 +109,37 @@ class _Environment:
         self.cast = cast
 
     async def __call__(self, state: EpisodeState) -> EpisodeState:
-        attempt = state.get("current")
+        attempt = state["current"]
         assert attempt is not None, "the environment node needs an action to answer"
-        actions = [message["text"] for message in attempt["messages"] if message["kind"] == "action"]
-        key = attempt_key(state)
+        last = message_from_plain(attempt["messages"][-1])
+        if isinstance(last, Verdict):
+            return await self._end(state, attempt, last, "error")
+        actions = _actions(attempt)
         started = time.monotonic()
         try:
-            reply = await self.cast.worlds.act(key, task_of(state), actions[:-1], actions[-1])
+            reply = await self.cast.worlds.act(attempt_key(state), task_of(state), actions[:-1], actions[-1])
         except WorldBroke as broke:
-            verdict = Verdict(success=False, reward=0.0, feedback="the environment broke", error=str(broke))
-            return await self._end(state, attempt, verdict, "error")
-        spent = Cost(seconds=time.monotonic() - started, executions=reply.executions)
-        attempt = _paid(attempt, spent)
-        if reply.observation:
+            attempt = _paid(attempt, Cost(seconds=time.monotonic() - started))
+            verdict = _broken(broke)
+            return await self._end(state, _add(attempt, verdict), verdict, "error")
+        attempt = _paid(attempt, Cost(seconds=time.monotonic() - started, executions=reply.executions))
+        if reply.observation or reply.verdict is None:
             attempt = _add(attempt, Observation(text=reply.observation))
-        if reply.verdict is not None:
-            return await self._end(state, attempt, reply.verdict, "success" if reply.verdict.success else "failure")
-        if len(actions) >= self.cast.max_turns:
+        verdict, stop = reply.verdict, "failure"
+        if verdict is not None:
+            stop = "success" if verdict.success else "failure"
+        elif len(actions) >= self.cast.max_turns:
             feedback = f"out of turns: {len(actions)} actions did not reach the goal"
-            return await self._end(state, attempt, Verdict(success=False, reward=0.0, feedback=feedback), "truncated")
-        return _went(state, "environment", attempt)
+            verdict, stop = Verdict(success=False, reward=0.0, feedback=feedback), "truncated"
+        if verdict is None:
+            return _went(state, "environment", attempt)
+        return await self._end(state, _add(attempt, verdict), verdict, stop)
 
     async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
         await self.cast.worlds.leave(attempt_key(state))
-        attempt = _add(attempt, verdict)
         trajectory = finish_attempt(state, attempt, verdict, stop)
         state = _went(state, "environment", None)
-        return {**state, "attempts": [*state.get("attempts", []), to_plain(trajectory)]}
+        return {**state, "attempts": [*state["attempts"], to_plain(trajectory)]}
 
 
 class _Repairer:
@@ -142,15 +155,15 @@ class _Repairer:
         first = failed.messages[0]
         opening = first if isinstance(first, Observation) else Observation(text=task_of(state).prompt)
         stage = "refine" if self.name == "refiner" else "reflect"
-        attempt = new_attempt(stage, failed.id, [opening])
+        again = self.cast.repair.form == "again"
+        attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
         request, kept = repair_request(role.prompt, self.cast.repair, opening.text, failed)
-        request = _with(request, _seeded(role.sampling, state, attempt), _key(state, attempt))
+        sampling = _seeded(role.sampling, state, attempt)
+        request = dataclasses.replace(request, sampling=sampling, key=_key(state, attempt))
         completion, attempt = await _ask(role, request, attempt)
-        if self.cast.repair.form == "again":
-            attempt = _add(attempt, Critique(text=completion.text, author=self.name))
-            attempt["memory"] = completion.text
-            return _went(state, self.name, attempt)
-        action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, ()))
+        if again:
+            return _went(state, self.name, _add(attempt, Critique(text=completion.text, author=self.name)))
+        action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, (), first=True))
         return _went(state, self.name, _add(attempt, action))
 
 
@@ -161,7 +174,8 @@ def repair_request(prompt: Prompt, repair: RepairConfig, task: str, failed: Traj
     """
     feedback = failed.feedback if repair.sees == "feedback" else ""
     fault = failed.fault if repair.sees == "feedback" else None
-    messages = prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory="")
+    memory = _memory(failed.messages)
+    messages = prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)
     if repair.form != "rollback":
         return Request(messages=messages), ""
     fault = fault or blind_fault(failed)
@@ -188,6 +202,23 @@ def transcript(trajectory: Trajectory) -> str:
     return "\n".join(lines)
 
 
+def _critiques(messages: Sequence[Message]) -> list[Critique]:
+    return [message for message in messages if isinstance(message, Critique)]
+
+
+def _memory(messages: Sequence[Message]) -> str:
+    """The reflections so far, oldest first (Reflexion, arXiv 2303.11366, keeps them over its attempts)."""
+    return "\n".join(critique.text for critique in _critiques(messages))
+
+
+def _actions(attempt: Attempt) -> list[str]:
+    return [message["text"] for message in attempt["messages"] if message["kind"] == "action"]
+
+
+def _broken(broke: WorldBroke) -> Verdict:
+    return Verdict(success=False, reward=0.0, feedback="the environment broke", error=str(broke))
+
+
 def attempt_key(state: EpisodeState) -> str:
     """Names the attempt in progress among all live ones."""
     return f"{state['plan']['episode_id']}:{len(state.get('attempts', []))}"
@@ -202,15 +233,20 @@ def _chat(role: Role, attempt: Attempt) -> tuple[tuple[ChatMessage, ...], tuple[
     messages = [message_from_plain(message) for message in attempt["messages"]]
     opening = messages[0]
     assert isinstance(opening, Observation)
-    chat = list(role.messages(task=opening.text, attempt="", feedback="", memory=attempt["memory"]))
+    memory = _memory(messages)
+    chat = list(role.messages(task=opening.text, attempt="", feedback="", memory=memory))
     ids: list[int] = []
-    exact = True
+    # A repairer's own action was sampled in the repairer's chat, not in this one.
+    exact = attempt["stage"] not in ("refine", "reflect") or bool(memory)
     for message in messages[1:]:
         if isinstance(message, Action):
             chat.append(ChatMessage(role="assistant", content=message.text))
-            exact = exact and message.tokens is not None and bool(message.tokens.completion_ids)
-            if exact and message.tokens is not None:
-                ids += [*message.tokens.context_ids, *message.tokens.completion_ids]
+            tokens = message.tokens
+            if tokens is not None and tokens.restart:
+                ids, exact = [], True
+            exact = exact and tokens is not None and bool(ids or tokens.context_ids)
+            if exact and tokens is not None:
+                ids += [*tokens.context_ids, *tokens.completion_ids]
         elif isinstance(message, Observation):
             chat.append(ChatMessage(role="user", content=message.text))
     return tuple(chat), tuple(ids) if exact else ()
@@ -227,13 +263,17 @@ async def _ask(role: Role, request: Request, attempt: Attempt) -> tuple[Completi
     return completion, _paid(attempt, spent)
 
 
-def _tokens(completion: Completion, prior: tuple[int, ...]) -> Tokens | None:
+def _tokens(completion: Completion, prior: tuple[int, ...], *, first: bool) -> Tokens | None:
+    """The action's tokens: what was fed since `prior`, or all of it when the policy was fed something else instead."""
     if not completion.token_ids:
         return None
+    fed = completion.prompt_ids
+    goes_on = bool(prior) and fed[: len(prior)] == prior
     return Tokens(
-        context_ids=completion.prompt_ids[len(prior) :],
+        context_ids=fed[len(prior) :] if goes_on else fed,
         completion_ids=completion.token_ids,
         logprobs=completion.logprobs,
+        restart=not first and not goes_on,
     )
 
 
@@ -241,17 +281,7 @@ def _seeded(sampling: Sampling, state: EpisodeState, attempt: Attempt) -> Sampli
     """The role's sampling with this turn's own seed: a hash of the episode's seed, the attempt and the turn."""
     place = f"{state['plan']['seed']}:{len(state.get('attempts', []))}:{len(attempt['messages'])}:{attempt['stage']}"
     seed = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big") >> 1
-    return Sampling(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        stop=sampling.stop,
-        seed=seed,
-    )
-
-
-def _with(request: Request, sampling: Sampling, key: str) -> Request:
-    return Request(messages=request.messages, prefill=request.prefill, sampling=sampling, key=key)
+    return dataclasses.replace(sampling, seed=seed)
 
 
 def _add(attempt: Attempt, message: Action | Observation | Verdict | Critique) -> Attempt:
@@ -263,4 +293,4 @@ def _paid(attempt: Attempt, spent: Cost) -> Attempt:
 
 
 def _went(state: EpisodeState, node: str, current: Attempt | None) -> EpisodeState:
-    return {**state, "path": [*state.get("path", []), node], "current": current}
+    return {**state, "path": [*state["path"], node], "current": current}

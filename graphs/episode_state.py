@@ -52,16 +52,15 @@ class EpisodePlan:
 
 
 class Attempt(TypedDict):
-    """An attempt in progress. messages: plain records; memory: the reflection in its context, if any."""
+    """An attempt in progress. messages: plain records, reflections in its context included."""
 
     stage: Stage
     parent_id: str | None
     messages: list[dict[str, Any]]
-    memory: str
     cost: dict[str, Any]
 
 
-class EpisodeState(TypedDict, total=False):
+class EpisodeState(TypedDict):
     """plan: the EpisodePlan's plain values and its episode_id. attempts: finished trajectories. current: the attempt in
     progress. path: nodes visited, in order."""
 
@@ -81,15 +80,15 @@ def task_of(state: EpisodeState) -> Task:
     return from_plain(Task, state["plan"]["task"])
 
 
-def new_attempt(stage: Stage, parent_id: str | None, first: Sequence[Message], memory: str = "") -> Attempt:
+def new_attempt(stage: Stage, parent_id: str | None, first: Sequence[Message]) -> Attempt:
     """A fresh attempt whose messages begin with `first`."""
     messages = [to_plain(message) for message in first]
-    return Attempt(stage=stage, parent_id=parent_id, messages=messages, memory=memory, cost=to_plain(Cost()))
+    return Attempt(stage=stage, parent_id=parent_id, messages=messages, cost=to_plain(Cost()))
 
 
 def failed_attempt(state: EpisodeState) -> Trajectory | None:
     """The attempt that a repair would start from: the last finished one, else the plan's `repair_of`."""
-    if state.get("attempts"):
+    if state["attempts"]:
         return from_plain(Trajectory, state["attempts"][-1])
     plain = state["plan"].get("repair_of")
     return from_plain(Trajectory, plain) if plain else None
@@ -99,7 +98,7 @@ def finish_attempt(state: EpisodeState, attempt: Attempt, verdict: Verdict, stop
     """The finished attempt as a record; soft reward = mean log-probability of all its sampled tokens."""
     plan = state["plan"]
     messages = tuple(message_from_plain(message) for message in attempt["messages"])
-    number = len(state.get("attempts", []))
+    number = len(state["attempts"])
     trajectory = Trajectory(
         id=content_hash([plan["episode_id"], number, attempt["stage"]]),
         episode_id=plan["episode_id"],
@@ -137,6 +136,6 @@ def finished_episode(state: EpisodeState) -> Episode:
         seed=plan["seed"],
         policy_version=plan["policy_version"],
         trajectories=tuple(from_plain(Trajectory, attempt) for attempt in state["attempts"]),
-        path=tuple(state.get("path", [])),
+        path=tuple(state["path"]),
     )
 

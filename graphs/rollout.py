@@ -5,8 +5,8 @@ alone, never on timing, so batches (and with them float rounding and samples) ar
 was killed repeats exactly the waves that were not committed. Policies drop their KV caches between waves for the same
 reason. No LangGraph checkpoint is written here.
 
-An exception in one episode (a policy that cannot be reached) ends the wave; whatever an agent or environment does wrong
-does not: that is on the episode's record.
+An exception in one episode (a policy that cannot be reached) ends the wave and reaches the caller as it was raised;
+whatever an agent or environment does wrong does not: that is on the episode's record.
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ async def forget(cast: Cast) -> None:
 async def play_wave(
     plans: Sequence[EpisodePlan], cast: Cast, *, on_done: Callable[[Episode], None] | None = None
 ) -> list[Episode]:
-    """Play the plans concurrently; episodes come back in the plans' order."""
-    graph = build_episode_graph(cast)
+    """Play the plans concurrently; episodes come back in the plans' order.
+
+    The first exception cancels the other episodes and is raised itself, once all of them have ended.
+    """
+    # False, not None: inside a stage of the round graph, None would take over that graph's checkpointer.
+    graph = build_episode_graph(cast, checkpointer=False)
     config: Any = {"recursion_limit": recursion_limit(cast)}
     policies = list({id(role.policy): role.policy for role in cast.roles.values()}.values())
     entered = [0]
@@ -64,16 +68,20 @@ async def play_wave(
             on_done(episode)
         return episode
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(play(plan)) for plan in plans]
-    return [task.result() for task in tasks]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(play(plan)) for plan in plans]
+        return [task.result() for task in tasks]
+    except ExceptionGroup as failures:
+        first = failures.exceptions[0]
+    raise first
 
 
 async def rollout(
     plans: Iterable[EpisodePlan],
     cast: Cast,
     *,
-    commit: Callable[[Sequence[Episode]], None],
+    commit: Callable[[Sequence[Episode]], object],
     known: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
     on_done: Callable[[Episode], None] | None = None,
 ) -> int:
@@ -83,7 +91,8 @@ async def rollout(
     """
     played = 0
     for wave in waves(list(plans), cast.episode.wave):
-        if len(known([plan.episode_id for plan in wave])) == len(wave):
+        ids = {plan.episode_id for plan in wave}
+        if ids <= known(sorted(ids)):
             continue
         await forget(cast)
         episodes = await play_wave(wave, cast, on_done=on_done)

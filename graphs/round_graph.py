@@ -2,6 +2,8 @@
 
     prepare → explore → (reflect) → reward → select → learn → evaluate → promote → explore … → end
 
+With no rounds, `prepare` is all there is.
+
 Verify and repair are nodes of the episode graph, which `explore` runs many times. What a stage does is given from
 outside (`training.stages`): this room knows only in which order messages flow. The state is plain values; whatever is
 large is in the ledger or the run folder, under a name that the state holds.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -19,7 +22,7 @@ from langgraph.graph import END, START, StateGraph
 STAGES = ("prepare", "explore", "reflect", "reward", "select", "learn", "evaluate", "promote")
 
 
-class RoundState(TypedDict, total=False):
+class RoundState(TypedDict):
     """round: the one in progress, from 1 (0 is the start policy's evaluation). rounds: how many. champion: the promoted
     policy version. versions: folder of each version, relative to the run. datasets: dataset hashes of this round by
     target. trained: versions trained in this round by target. path: stages done, as "round:stage"."""
@@ -43,9 +46,11 @@ def build_round_graph(stages: Mapping[str, Stage], *, checkpointer: Any = None) 
     for name in names:
         graph.add_node(name, _noted(name, stages[name]))
     graph.add_edge(START, names[0])
-    for before, after in zip(names, names[1:], strict=False):
-        graph.add_edge(before, after)
-    graph.add_conditional_edges("promote", _next_round, {"explore": "explore", "end": END})
+    for before, after in pairwise(names):
+        if before != "prepare":
+            graph.add_edge(before, after)
+    for name in ("prepare", "promote"):
+        graph.add_conditional_edges(name, _next_round, {"explore": "explore", "end": END})
     return graph.compile(checkpointer=checkpointer)
 
 

@@ -2,17 +2,22 @@
 
 A graph state holds plain values only, so a world is found by its attempt's key, and rebuilt by replaying the attempt's
 actions when it is not there or has gone further than the state (a resumed, rewound or branched episode). A crash of the
-environment is met here: one retry on a fresh world, then `WorldBroke`, which the environment node turns into a verdict.
+environment is met here: one retry on a fresh world, then `WorldBroke`, which the nodes turn into a verdict. A
+KintsugiError is no crash: it says what a user must mend (no sandbox of that kind here), and is raised as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from kintsugi.errors import KintsugiError
 from kintsugi.records import Task
 from kintsugi.sandboxes.environments.environment import Environment, Reply, World
+
+T = TypeVar("T")
 
 
 class WorldBroke(Exception):
@@ -26,7 +31,10 @@ class _Live:
 
 
 class Worlds:
-    """Worlds of one environment by attempt key. `timeout_s` bounds one turn of the environment, in seconds."""
+    """Worlds of one environment by attempt key. `timeout_s` bounds one turn of the environment, in seconds.
+
+    crashes: how often the environment broke or took too long, retries included.
+    """
 
     def __init__(self, environment: Environment, *, timeout_s: float = 60.0) -> None:
         self.environment = environment
@@ -34,43 +42,33 @@ class Worlds:
         self.crashes = 0
         self._live: dict[str, _Live] = {}
 
-    async def observe(self, task: Task) -> str:
-        """The first observation of a fresh attempt at `task`."""
+    async def observe(self, key: str, task: Task) -> str:
+        """The first observation of a fresh attempt at `task`; its world waits for the first action.
+
+        Raises WorldBroke after a second crash or timeout."""
         if self.environment.max_turns == 1:
             return task.prompt
-        world = await self.environment.start(task)
-        try:
-            return await world.observe()
-        finally:
-            await world.close()
+        return (await self._twice(key, lambda: self._fresh(key, task)))[1]
 
     async def act(self, key: str, task: Task, before: Sequence[str], action: str) -> Reply:
         """The reply to `action` after the actions `before`. Raises WorldBroke after a second crash or timeout."""
-        reason = ""
-        for _ in range(2):
-            try:
-                async with asyncio.timeout(self.timeout_s * (1 + len(before))):
-                    live = await self._world(key, task, before)
-                    reply = await live.world.act(action)
-                live.actions.append(action)
-                if reply.verdict is not None and reply.verdict.error:
-                    reason = reply.verdict.error
-                else:
-                    return reply
-            except TimeoutError:
-                reason = f"no reply within {self.timeout_s:g} s"
-            except Exception as error:  # an environment is foreign code: whatever it raises is data, see house.md
-                reason = f"{type(error).__name__}: {error}"[:300]
-            self.crashes += 1
-            await self.leave(key)
-        raise WorldBroke(reason)
+
+        async def turn() -> Reply:
+            live = await self._world(key, task, before)
+            reply = await self._bounded(live.world.act(action))
+            live.actions.append(action)
+            if reply.verdict is not None and reply.verdict.error:
+                raise WorldBroke(reply.verdict.error)
+            return reply
+
+        return await self._twice(key, turn)
 
     async def leave(self, key: str) -> None:
         """Close the world of an attempt that is over; a world that breaks while closing is gone all the same."""
         live = self._live.pop(key, None)
         if live is not None:
             try:
-                await asyncio.wait_for(live.world.close(), self.timeout_s)
+                await self._bounded(live.world.close())
             except Exception:
                 self.crashes += 1
 
@@ -79,15 +77,43 @@ class Worlds:
         for key in list(self._live):
             await self.leave(key)
 
+    async def _twice(self, key: str, turn: Callable[[], Awaitable[T]]) -> T:
+        reason = ""
+        for _ in range(2):
+            try:
+                return await turn()
+            except (KintsugiError, asyncio.CancelledError):
+                await self.leave(key)  # it may have done half a turn: whoever goes on replays
+                raise
+            except WorldBroke as broke:
+                reason = str(broke)
+            except Exception as error:  # an environment is foreign code: whatever it raises is data, see house.md
+                reason = f"{type(error).__name__}: {error}"[:300]
+            self.crashes += 1
+            await self.leave(key)
+        raise WorldBroke(reason)
+
+    async def _bounded(self, step: Awaitable[T]) -> T:
+        clock = asyncio.timeout(self.timeout_s)
+        try:
+            async with clock:
+                return await step
+        except TimeoutError:
+            if clock.expired():
+                raise WorldBroke(f"no reply within {self.timeout_s:g} s") from None
+            raise
+
+    async def _fresh(self, key: str, task: Task) -> tuple[_Live, str]:
+        await self.leave(key)
+        live = self._live[key] = _Live(await self._bounded(self.environment.start(task)), [])
+        return live, await self._bounded(live.world.observe())
+
     async def _world(self, key: str, task: Task, before: Sequence[str]) -> _Live:
         live = self._live.get(key)
         if live is not None and live.actions == list(before):
             return live
-        await self.leave(key)
-        live = _Live(await self.environment.start(task), [])
-        self._live[key] = live
-        await live.world.observe()
+        live, _ = await self._fresh(key, task)
         for action in before:
-            await live.world.act(action)
+            await self._bounded(live.world.act(action))
             live.actions.append(action)
         return live

@@ -49,7 +49,9 @@ def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[
         key, sign, text = override.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f'expected key=value, found "{override}": write for example explore.k=8')
-        *tables, last = key.strip().split(".")
+        *tables, last = parts = [part.strip() for part in key.split(".")]
+        if not all(parts):
+            raise ConfigError(f'expected names between the dots, found "{key}": write for example explore.k=8')
         target = result
         for table in tables:
             target = target.setdefault(table, {})
@@ -73,7 +75,8 @@ def validate(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is often missing too: name what was written before what was not.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
@@ -81,9 +84,12 @@ def validate(cls: type[C], values: Mapping[str, Any], where: str) -> C:
             raise ConfigError(f'{where}: unknown key "{key}": {nearest(str(first["loc"][-1]), known)}{more}') from None
         if first["type"] == "missing":
             raise ConfigError(f'{where}: expected a value for "{key}", found none: add it{more}') from None
-        found = str(first.get("input"))[:60]
+        whose = f'"{key}" expects' if key else "expected"
+        found = "" if isinstance(first["input"], Mapping | BaseModel) else f", found {str(first['input'])[:60]}"
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise ConfigError(f'{where}: "{key}" expects {message}, found {found}{more}') from None
+        if first["type"] in ("model_type", "dict_type"):
+            message = "a table"
+        raise ConfigError(f"{where}: {whose} {message}{found}{more}") from None
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,17 +100,20 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return None if text.strip() in ("none", "null") else text
+        return None if text.strip().lower() in ("none", "null") else text
 
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
-    current: Any = cls
+    """The keys of the model at `path`; a part that is no field (an index, a mapping's key) stays where it is."""
+    models = [cls]
     for part in path:
-        field = current.model_fields.get(part) if isinstance(current, type) else None
-        if field is None:
-            return []
-        options = [field.annotation, *get_args(field.annotation)]
-        current = next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
-        if current is None:
-            return []
-    return list(current.model_fields)
+        hints = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        if hints:
+            models = [model for hint in hints for model in _models(hint)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _models(hint: Any) -> list[type[BaseModel]]:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return [hint]
+    return [model for inner in get_args(hint) for model in _models(inner)]

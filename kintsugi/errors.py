@@ -80,4 +80,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def missing_extra(what: str, extra: str) -> MissingExtra:
     """The error for a part whose packages are not installed."""
-    return MissingExtra(f'{what} needs packages that are not installed: pip install "kintsugi[{extra}]"')
+    return MissingExtra(f'{what} needs packages that are not installed: pip install "kintsugi-agents[{extra}]"')

@@ -7,7 +7,8 @@ to be: no models, no worlds, no files.
 Worked example, one task through one episode::
 
     task = Task(id="wp-7", environment="word_problems", split="train", prompt="Ann has 3 pens …", payload={"answer": 8})
-    action = Action(text="a = 3\\nprint(a + 5)", tokens=Tokens(context_ids=(1, 9), completion_ids=(4, 2), logprobs=(-0.1, -0.2)))
+    action = Action(text="a = 3\\nprint(a + 5)",
+                    tokens=Tokens(context_ids=(1, 9), completion_ids=(4, 2), logprobs=(-0.1, -0.2)))
     verdict = Verdict(success=True, reward=1.0, feedback="8")
     trajectory = Trajectory(id="…", episode_id="…", task_id=task.id, environment=task.environment, stage="explore",
                             attempt=0, policy_version="v0", round=0,
@@ -211,21 +212,23 @@ class Trajectory:
     def token_rows(self) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """(ids, loss mask) of each unbroken stretch of context: one row unless a history window restarted it.
 
-        Mask 1 exactly on sampled tokens. Yields nothing when an action has no tokens.
+        Mask 1 exactly on sampled tokens. Yields nothing when an action has no tokens, or when the policy could not tell
+        what it was fed.
         """
-        if not self.actions or any(action.tokens is None for action in self.actions):
+        all_tokens = [action.tokens for action in self.actions if action.tokens is not None]
+        begins = [tokens for index, tokens in enumerate(all_tokens) if index == 0 or tokens.restart]
+        if len(all_tokens) < len(self.actions) or not all(tokens.context_ids for tokens in begins):
             return
         ids: list[int] = []
         mask: list[int] = []
-        for action in self.actions:
-            tokens = action.tokens
-            assert tokens is not None
+        for tokens in all_tokens:
             if tokens.restart and ids:
                 yield tuple(ids), tuple(mask)
                 ids, mask = [], []
             ids += [*tokens.context_ids, *tokens.completion_ids]
             mask += [0] * len(tokens.context_ids) + [1] * len(tokens.completion_ids)
-        yield tuple(ids), tuple(mask)
+        if ids:
+            yield tuple(ids), tuple(mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,6 +342,7 @@ class Evaluation:
         return sum(self.outcomes.values()) / len(self.outcomes) if self.outcomes else 0.0
 
 
+_SCALARS = frozenset((int, float, str, bool, type(None)))
 _KINDS: dict[str, type] = {cls.kind: cls for cls in (Observation, Action, Verdict, Critique)}
 
 
@@ -351,7 +355,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        # Token ids are most of what there is: nothing in such a list needs a second look.
+        return list(value) if _SCALARS.issuperset(map(type, value)) else [to_plain(item) for item in value]
     return value
 
 

@@ -47,9 +47,8 @@ class ExploreCount:
     fresh_generated: int = 0
     fresh_processed: int = 0
     errors: int = 0
-    seconds: float = 0.0
 
-    def plain(self) -> dict[str, float]:
+    def plain(self) -> dict[str, int]:
         return asdict(self)
 
 
@@ -153,7 +152,7 @@ def count(episodes: Sequence[Episode], k: int) -> ExploreCount:
     by_task: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_task[episode.task_id].append(episode)
-    total: dict[str, float] = defaultdict(float)
+    total: dict[str, int] = defaultdict(int)
     for mine in by_task.values():
         samples = [episode for episode in mine if episode.sample < k]
         first = [episode.trajectories[0] for episode in samples if episode.trajectories]
@@ -179,5 +178,4 @@ def count(episodes: Sequence[Episode], k: int) -> ExploreCount:
             total["generated_tokens"] += one.cost.generated_tokens
             total["processed_tokens"] += one.cost.processed_tokens
             total["errors"] += one.stop == "error"
-            total["seconds"] += one.cost.seconds
-    return ExploreCount(**{key: value if key == "seconds" else int(value) for key, value in total.items()})  # type: ignore[arg-type]
+    return ExploreCount(**total)

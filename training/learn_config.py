@@ -53,7 +53,9 @@ class LearnConfig(StrictConfig):
 
     loss: "sft" (−log p of the masked tokens), "l1_l2" (the same on explore and repair rows joined, each with its weight),
         "contrastive" (with a margin to the rejected row), "dpo" (rows with a rejected side alone).
-    lr: peak learning rate of AdamW. schedule: its course after warm-up. warmup_ratio: of the steps.
+    optimizer: "adamw", or "muon" (Muon for the matrices inside the blocks, AdamW for the rest: `training/muon.py`; good for
+        models made from scratch). lr: peak learning rate of AdamW. muon_lr: of Muon, in the same scale; None takes lr.
+    schedule: the rate's course after warm-up. warmup_ratio: of the steps.
     steps: optimizer steps, exactly: rows come in shuffled epochs, as many as it takes. None: `epochs` passes.
     batch_tokens: most tokens of a forward pass, rejected rows counted (a longer row goes alone). batch_size: rows of a
         forward pass instead of that, when set. gradient_accumulation: forward passes of an optimizer step.
@@ -65,7 +67,9 @@ class LearnConfig(StrictConfig):
     """
 
     loss: Loss = "sft"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=2e-5, gt=0)
+    muon_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     steps: int | None = Field(default=None, ge=1)

@@ -66,7 +66,7 @@ class Lessons:
         settings = self.recipe.warm_start
         assert settings is not None
         shown = await demonstrations(self.troupe.environment, settings.demonstrations, self.recipe.seed)
-        rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown)[:num]
+        rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown, noisy=True)[:num]
         return rows + repair_demonstration_rows(
             self.recipe, self.troupe, self.chat, shown, num_repairs, self.recipe.seed
         )

@@ -25,22 +25,35 @@ FORMS = {"text": as_text, "mermaid": as_mermaid, "svg": as_svg}
 def draw_graph(which: str, recipe: Recipe, *, form: str = "text", path: Sequence[str] = ()) -> Any:
     """The graph "episode" or "round" of `recipe`; form "text", "mermaid", "svg" (str) or "json" (dict).
 
-    path: nodes that an episode visited, to be marked (`Episode.path`). Raises ConfigError for unknown words.
+    path: nodes that an episode visited, to be marked (`Episode.path`); in "json" they are counted as `visits`. Raises
+    ConfigError for unknown words.
     """
     if which not in ("episode", "round"):
         raise ConfigError(f'unknown graph "{which}": {nearest(which, ("episode", "round"))}')
     if form not in (*FORMS, "json"):
         raise ConfigError(f'unknown form "{form}": {nearest(form, (*FORMS, "json"))}')
     picture = episode_picture(recipe) if which == "episode" else round_picture(recipe)
+    known = [node.id for node in picture.nodes]
+    for name in path:
+        if name not in known:
+            raise ConfigError(f'the {which} graph of {recipe.name} has no node "{name}": {nearest(name, known)}')
     if path:
         picture = with_path(picture, path)
     if form == "json":
-        return {
-            "title": picture.title,
-            "nodes": [node.id for node in picture.nodes],
-            "edges": [{"from": edge.source, "to": edge.target, "label": edge.label} for edge in picture.edges],
-        }
+        return as_plain(picture)
     return FORMS[form](picture)
+
+
+def as_plain(picture: Picture) -> dict[str, Any]:
+    """The picture as JSON-ready values; `visits` (by node id) only when a path was marked."""
+    plain: dict[str, Any] = {
+        "title": picture.title,
+        "nodes": [node.id for node in picture.nodes],
+        "edges": [{"from": edge.source, "to": edge.target, "label": edge.label} for edge in picture.edges],
+    }
+    if any(node.visits is not None for node in picture.nodes):
+        plain["visits"] = {node.id: node.visits or 0 for node in picture.nodes}
+    return plain
 
 
 def episode_picture(recipe: Recipe) -> Picture:

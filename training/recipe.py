@@ -48,25 +48,37 @@ class ModelConfig(StrictConfig):
     small: SmallModelConfig = SmallModelConfig()
 
 
+class FirstPhase(StrictConfig):
+    """Training before the main warm start, at a constant rate: steps on the `shortest` share of the demonstrations."""
+
+    steps: int = Field(ge=1)
+    shortest: float = Field(default=1.0, gt=0, le=1)
+
+
 class WarmStartConfig(StrictConfig):
     """Scripted demonstrations that a small model begins with; afterwards it sees no other human answer.
 
-    demonstrations: how many tasks of the environment's "demonstrations" split. repair_share: share of the rows that are scripted repairs.
-    first_steps: optimizer steps on explore rows alone, before the mixed ones (`learn.steps`).
-    word_noise, noise_share: in this share of the demonstrations every other sentence is garbled: each word becomes another
-        one with this probability (numbers and programs stay). A model that has met words it cannot know guesses at
-        them, and what it guesses right it can learn from.
+    demonstrations: how many tasks of the environment's "demonstrations" split. first: phases before `learn`, easy ones
+    first. repair_share: share of `learn`'s rows that are scripted repairs.
+    word_noise, noise_share: in this share of `learn`'s demonstrations every other sentence is garbled: each word becomes
+        another one with this probability (numbers and programs stay). A model that has met words it cannot know guesses
+        at them, and what it guesses right it can learn from.
     low, high: held-out success must lie between; outside there is little to learn, or little to see: the run stops.
     """
 
     demonstrations: int = Field(default=500, ge=1)
+    first: tuple[FirstPhase, ...] = ()
     repair_share: float = Field(default=0.2, ge=0, lt=1)
-    first_steps: int = Field(default=0, ge=0)
     word_noise: float = Field(default=0.0, ge=0, le=1)
     noise_share: float = Field(default=0.5, ge=0, le=1)
     low: float = Field(default=0.15, ge=0, le=1)
     high: float = Field(default=0.45, ge=0, le=1)
     learn: LearnConfig = LearnConfig()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all phases that count them."""
+        return sum(phase.steps for phase in self.first) + (self.learn.steps or 0)
 
 
 class ExploreConfig(StrictConfig):

@@ -9,6 +9,7 @@ attempt's context is stripped from the agent's row (Re-ReST, section 3): the pro
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,7 +18,7 @@ from kintsugi.agents.policies.policy import Policy, Request, live
 from kintsugi.agents.roles import Prompt
 from kintsugi.graphs.episode_config import RepairConfig
 from kintsugi.graphs.episode_nodes import repair_request
-from kintsugi.records import DatasetRow, Fault, Observation, Pair, Trajectory
+from kintsugi.records import Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
@@ -54,7 +55,8 @@ class Rows:
     async def scores(
         self, trajectories: Sequence[Trajectory], policy: Policy, *, on_done: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Mean log-probability a token of each single-turn attempt under `policy`, by trajectory id (self-reward)."""
+        """Mean log-probability a token of each single-turn attempt under `policy`, by trajectory id (self-reward);
+        longer attempts are left out."""
 
         async def score(one: Trajectory) -> tuple[str, float]:
             async with live(policy):
@@ -63,7 +65,7 @@ class Rows:
             on_done()
             return one.id, math.fsum(found) / max(1, len(found))
 
-        return dict(await asyncio.gather(*(score(one) for one in trajectories)))
+        return dict(await asyncio.gather(*(score(one) for one in trajectories if len(one.actions) == 1)))
 
     def explore(self, trajectory: Trajectory, *, weight: float = 1.0) -> DatasetRow:
         """x → y⁺."""
@@ -89,21 +91,27 @@ class Rows:
         )
 
     def repair_row(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
-        """x, y⁻ → y⁺: the repairer's context, then the chosen attempt (for a rollback: what it has after the kept lines).
+        """x, y⁻ → y⁺: what the repairer is asked about y⁻, then its answer.
 
-        A chosen attempt that was sampled as the repair of exactly this rejected one keeps its own ids."""
+        A chosen attempt that was sampled as the repair of exactly this rejected one keeps its own ids after the very
+        context it was sampled in; for a reflection ("again"), that is the reflection. Any other chosen attempt stands as
+        it is (for a rollback: what it has after the lines both share), or gives no loss where a reflection is wanted."""
         chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
-        prompt = _opening(rejected)
-        if self.repair.form == "rollback":
-            fault, rest = rollback_cut(rejected, chosen)
+        request, kept = repair_request(self.repairer, self.repair, _opening(rejected), rejected)
+        own = chosen.parent_id == rejected.id
+        if self.repair.form == "again":
+            answer = self._reflection(chosen) if own else ()
+        elif own:
+            tokens = chosen.actions[0].tokens
+            answer = tokens.completion_ids if tokens else self.chat.completion_ids(chosen.actions[0].text[len(kept) :])
+        elif self.repair.form == "rollback":
+            fault, rest = rollback_cut(rejected, chosen, blind=self.repair.sees == "attempt")
             prefill = self.repairer.prefill(fault.kept, fault.bad, fault.note)
-            messages = self.repairer.messages(task=prompt, attempt=rejected.text, feedback="", memory="")
-            context = self.chat.context(Request(messages=messages, prefill=prefill))
-            answer = self._child_ids(chosen, rejected) or self.chat.completion_ids(rest)
+            request = dataclasses.replace(request, prefill=prefill)
+            answer = self.chat.completion_ids(rest)
         else:
-            request, _ = repair_request(self.repairer, self.repair, prompt, rejected)
-            context = self.chat.context(request)
-            answer = self._child_ids(chosen, rejected) or self._answer(chosen)
+            answer = self._answer(chosen)
+        context = self.chat.context(request)
         return DatasetRow(
             kind="repair",
             task_id=pair.task_id,
@@ -114,9 +122,10 @@ class Rows:
             weight=weight,
         )
 
-    def _child_ids(self, chosen: Trajectory, rejected: Trajectory) -> Ids:
-        tokens = chosen.actions[0].tokens if chosen.actions else None
-        return tokens.completion_ids if chosen.parent_id == rejected.id and tokens is not None else ()
+    def _reflection(self, trajectory: Trajectory) -> Ids:
+        """The ids of the last reflection before the attempt."""
+        said = [message.text for message in trajectory.messages if isinstance(message, Critique)]
+        return self.chat.completion_ids(said[-1]) if said else ()
 
     def _answer(self, trajectory: Trajectory) -> Ids:
         """The ids of a single action, kept lines included."""
@@ -142,11 +151,11 @@ class Rows:
         return self.chat.completion_ids(kept)[: -len(self.chat.end_of_turn_ids)]
 
     def _attempt(self, trajectory: Trajectory) -> tuple[Ids, Ids]:
-        """(ids, mask) of an attempt after the plain agent prompt."""
+        """(ids, mask) of an attempt after the plain agent prompt; from its text where it has no unbroken ids."""
         opening = _opening(trajectory)
         messages = self.actor.messages(task=opening, attempt="", feedback="", memory="")
         actions = trajectory.actions
-        if any(action.tokens is None for action in actions):
+        if any(action.tokens is None or action.tokens.restart for action in actions):
             chat = list(messages)
             for message in trajectory.messages[1:]:
                 if isinstance(message, Observation) or message in actions:
@@ -166,12 +175,12 @@ class Rows:
         return tuple(ids), tuple(mask)
 
 
-def rollback_cut(rejected: Trajectory, chosen: Trajectory) -> tuple[Fault, str]:
+def rollback_cut(rejected: Trajectory, chosen: Trajectory, *, blind: bool = False) -> tuple[Fault, str]:
     """Where a failed program leaves the right one: (kept, bad, note) and what the right one has instead.
 
-    The environment's own located fault is used when the right program agrees with everything before it; else the first
-    line in which the two differ, with the note "wrong"."""
-    fault = rejected.fault
+    The environment's own located fault is used when the right program agrees with everything before it; else (and for
+    a repairer that is not told it, `blind`) the first line in which the two differ, with the note "wrong"."""
+    fault = None if blind else rejected.fault
     if fault is not None and chosen.text.startswith(fault.kept):
         return fault, chosen.text[len(fault.kept) :]
     wrong, right = rejected.text.splitlines(keepends=True), chosen.text.splitlines(keepends=True)

@@ -10,12 +10,14 @@ An interrupted run (Ctrl-C, kill -9, power) goes on with `resume(folder)` and en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.config import validate, with_overrides
-from kintsugi.errors import RunError
+from kintsugi.errors import ConfigError, LearningError, PolicyError, RunError
 from kintsugi.graphs.round_graph import RoundState, run_rounds
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
@@ -45,16 +47,13 @@ class RunResult:
 
 def train(recipe: Recipe, *, out: str | Path, watch: Watch | None = None) -> RunResult:
     """Run all rounds of `recipe` in the new folder `out`. Raises a KintsugiError for whatever a user can mend."""
-    folder = Path(out)
-    run = RunFolder.create(folder, recipe=recipe.model_dump(mode="json"), seed=recipe.seed, name=recipe.name)
-    return asyncio.run(_run(recipe, run, watch or Watch()))
+    return asyncio.run(_begin(recipe, Path(out), watch or Watch()))
 
 
 def resume(folder: str | Path, *, watch: Watch | None = None) -> RunResult:
     """Go on with the run in `folder` from its last finished stage."""
     run = RunFolder.open(Path(folder))
-    recipe = recipe_of(run.path)
-    return asyncio.run(_run(recipe, run, watch or Watch()))
+    return asyncio.run(_go_on(recipe_of(run.path), run, watch or Watch()))
 
 
 def run_id_of(recipe: Recipe) -> str:
@@ -62,19 +61,65 @@ def run_id_of(recipe: Recipe) -> str:
     return content_hash(recipe.model_dump(mode="json"))
 
 
-async def _run(recipe: Recipe, run: RunFolder, watch: Watch) -> RunResult:
-    run_id = run_id_of(recipe)
-    ledger = Ledger.open(run.ledger)
+def check(recipe: Recipe, troupe: Troupe) -> None:
+    """Raise now what would stop this recipe later, as far as it shows without loading a model."""
+    settings, model = recipe.environment, recipe.model
+    if model.kind != "transformers":
+        raise ConfigError(
+            f'a model of kind "{model.kind}" cannot be trained: set model.kind=transformers, or use kintsugi eval'
+        )
+    if model.path[:1] in ("/", ".", "~") and not Path(model.path).is_dir():
+        raise PolicyError(f"expected a model folder at {model.path} (model.path), found none: check the path")
+    if settings.train_split == settings.heldout_split:
+        raise LearningError(
+            f'the split "{settings.train_split}" is both environment.train_split and environment.heldout_split: '
+            "held-out tasks must never be trained on, so name two"
+        )
+    for split in (settings.train_split, settings.heldout_split):
+        if not troupe.environment.tasks(split, limit=1):
+            raise LearningError(f'{settings.name} has no tasks in its split "{split}"')
+    for role in ("actor", {"self": "refiner", "reflector": "reflector"}.get(recipe.repair.who, "actor")):
+        troupe.prompt(role)
+
+
+async def _begin(recipe: Recipe, folder: Path, watch: Watch) -> RunResult:
     troupe = Troupe(recipe)
     try:
-        stages = Stages(recipe, run, ledger, troupe, run_id=run_id, watch=watch)
-        start = RoundState(round=0, rounds=recipe.rounds, path=[])
-        state = await run_rounds(stages.table(), start, run.rounds, run_id)
-        return _result(run, ledger, run_id, state)
+        check(recipe, troupe)
     finally:
-        watch.close()
         await troupe.close()
-        ledger.close()
+    plain = recipe.model_dump(mode="json")
+    run = RunFolder.create(folder, recipe=plain, seed=recipe.seed, name=recipe.name, run_id=run_id_of(recipe))
+    return await _go_on(recipe, run, watch)
+
+
+async def _go_on(recipe: Recipe, run: RunFolder, watch: Watch) -> RunResult:
+    run_id = run.info().get("run_id") or run_id_of(recipe)
+    with run.held(), Ledger.open(run.ledger, create=not run.rounds.exists()) as ledger:
+        troupe = Troupe(recipe)
+        stages = Stages(recipe, run, ledger, troupe, run_id=run_id, watch=watch)
+        try:
+            start = RoundState(round=0, rounds=recipe.rounds, path=[])
+            with _plain_errors(run):
+                state = await run_rounds(stages.table(), start, run.rounds, run_id)
+            return _result(run, ledger, run_id, state)
+        finally:
+            stages.stop()
+            watch.close()
+            await troupe.close()
+
+
+@contextmanager
+def _plain_errors(run: RunFolder) -> Iterator[None]:
+    """What LangGraph's SQLite file raises, as an error that a user can mend."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if "full" in str(error):
+            raise RunError(f"the disk that holds {run.path} is full: free some space and resume; nothing is lost") from None
+        raise RunError(
+            f"{run.rounds} is damaged ({error}): remove it and resume; what is finished is found again in the ledger"
+        ) from None
 
 
 def _result(run: RunFolder, ledger: Ledger, run_id: str, state: RoundState) -> RunResult:
@@ -83,7 +128,7 @@ def _result(run: RunFolder, ledger: Ledger, run_id: str, state: RoundState) -> R
     return RunResult(
         folder=run.path,
         champion=champion,
-        champion_folder=run.path / state["versions"][champion],
+        champion_folder=_found(run.path, state["versions"][champion]),
         success_rates=rates,
     )
 
@@ -104,10 +149,17 @@ def champion_of(folder: Path) -> Path:
     ]
     if not promoted:
         raise RunError(f"{folder} has promoted no policy yet: go on with it (kintsugi train --resume {folder})")
+    run_id = run.info().get("run_id") or run_id_of(recipe_of(folder))
     with Ledger.open(run.ledger, create=False, read_only=True) as ledger:
-        known = {one.version: one.path for one in ledger.checkpoints(run_id=run_id_of(recipe_of(folder)))}
-    path = Path(known[promoted[-1]])
-    return path if path.is_absolute() or not (folder / path).exists() else folder / path
+        known = {one.version: one.path for one in ledger.checkpoints(run_id=run_id)}
+    if promoted[-1] not in known:
+        raise RunError(f"{run.metrics_file} promotes {promoted[-1]}, which the ledger does not know: restore both from a copy")
+    return _found(folder, known[promoted[-1]])
+
+
+def _found(folder: Path, path: str) -> Path:
+    """A version's folder: in the run (which may have been moved), or a model folder or hub name that it began with."""
+    return folder / path if (folder / path).exists() else Path(path)
 
 
 def plan_text(recipe: Recipe) -> str:

@@ -13,6 +13,7 @@ Files are written beside their place and renamed, so that a killed process leave
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from typing import Any
 
 from kintsugi.errors import RunError
 
-PACKAGES = ("kintsugi", "torch", "transformers", "trl", "peft", "langgraph", "langchain-core", "sqlalchemy", "vllm")
+PACKAGES = ("kintsugi-agents", "torch", "transformers", "trl", "peft", "langgraph", "langchain-core", "sqlalchemy", "vllm")
 
 
 class RunFolder:
@@ -42,7 +43,7 @@ class RunFolder:
         self.info_file = path / "run.json"
 
     @classmethod
-    def create(cls, path: Path, *, recipe: Mapping[str, Any], seed: int, name: str) -> RunFolder:
+    def create(cls, path: Path, *, recipe: Mapping[str, Any], seed: int, name: str, run_id: str = "") -> RunFolder:
         """A new folder; one that holds a run already, or that cannot be written, is a RunError."""
         run = cls(path)
         if run.info_file.exists():
@@ -51,6 +52,7 @@ class RunFolder:
             run.policies.mkdir(parents=True, exist_ok=True)
             info = {
                 "name": name,
+                "run_id": run_id,
                 "seed": seed,
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": sys.argv,
@@ -70,14 +72,29 @@ class RunFolder:
         run.info()
         return run
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One process at a time works on a run; a second is a RunError. A killed process holds nothing."""
+        with _writing(self.path):
+            file = (self.path / ".lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"another process is working on {self.path}: wait until it ends, or stop it") from None
+            yield
+
     def info(self) -> dict[str, Any]:
         """run.json. Missing or damaged is a RunError."""
         try:
-            return json.loads(self.info_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            info = json.loads(self.info_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"expected a run folder at {self.path}, found no run.json in it: check the path") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.info_file} cannot be read ({error}): restore it or start a new run") from None
+        if not isinstance(info, dict) or not isinstance(info.get("recipe"), dict):
+            raise RunError(f"{self.info_file} names no recipe: restore it or start a new run")
+        return info
 
     def policy(self, policy_version: str) -> Path:
         return self.policies / policy_version
@@ -96,7 +113,10 @@ class RunFolder:
         """The lines of metrics.jsonl."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if line]
+        try:
+            return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if line]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.metrics_file} cannot be read ({error}): restore it from a copy") from None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -55,6 +55,20 @@ class PlannedRows:
     def get_train_dataloader(self) -> DataLoader:
         return DataLoader(self.plan, batch_size=None, shuffle=False, collate_fn=self.collate)  # type: ignore[arg-type]
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        if self.config.optimizer == "adamw":
+            return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        from kintsugi.training.muon import MuonAdamW
+
+        settings = self.config
+        self.optimizer = MuonAdamW(
+            self.model,  # type: ignore[attr-defined]
+            lr=settings.lr,
+            muon_lr=settings.muon_lr or settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        return self.optimizer
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         part = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self._parts.append(part)

@@ -12,6 +12,8 @@ import contextvars
 import dataclasses
 import json
 import shutil
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ class Stages:
         self.run_id = run_id
         self.worlds = Worlds(troupe.environment, timeout_s=recipe.episode.turn_timeout_s)
         self._heldout: Sequence[Task] | None = None
+        self._stopped = threading.Event()
 
     def table(self) -> dict[str, Stage]:
         """Stage coroutines by name, for `build_round_graph`."""
@@ -61,6 +64,10 @@ class Stages:
         if self.recipe.repair.who == "reflector" and self.recipe.reflector.train:
             names.insert(2, "reflect")
         return {name: _apart(getattr(self, name)) for name in names}
+
+    def stop(self) -> None:
+        """End a training that still runs in its thread (Ctrl-C) at its next step: Python waits for its threads."""
+        self._stopped.set()
 
     # -- the start ---------------------------------------------------------------------------------------------------
 
@@ -70,7 +77,7 @@ class Stages:
         folder = recipe.model.path
         if not folder and recipe.warm_start is not None:
             settings = recipe.warm_start
-            self.watch.begin("warm start", settings.first_steps + (settings.learn.steps or 0))
+            self.watch.begin("warm start", settings.steps)
             shelf = self.run.path.parent / "warm_starts"
             folder = str(await warm_start(recipe, self.troupe, recipe.seed, shelf, on_step=self._on_step))
             self._copy_in(Path(folder))
@@ -98,9 +105,10 @@ class Stages:
             recipe, cast, self.ledger, run_id=self.run_id, round=number, version=state["champion"]
         )
         self.watch.begin(f"round {number}: explore", len(tasks) * recipe.explore.k)
+        started = time.monotonic()
         episodes = await explorer.play(tasks, lambda episode: self.watch.advance())
         counted = exploration.count(episodes, recipe.explore.k)
-        self.run.record("round", round=number, **counted.plain())
+        self.run.record("round", round=number, **counted.plain(), seconds=round(time.monotonic() - started, 2))
         rescued = f", {counted.rescued} rescued by repair" if counted.repairs else ""
         broken = f", {counted.errors} attempts lost to the environment" if counted.errors else ""
         self.watch.say(
@@ -112,15 +120,20 @@ class Stages:
     async def reflect(self, state: RoundState) -> dict[str, Any]:
         """Train the reflector on wrong → right, then reflect once more on what is still failed (Re-ReST, section 3)."""
         number = state["round"]
-        trajectories = self._trajectories(number)
+        version = f"reflector-{number}"
+        # What this very stage added before it was cut off is left out, so that a repetition sees what it saw at first.
+        trajectories = {
+            name: one
+            for name, one in self._trajectories(number).items()
+            if one.round < number or one.policy_version != version
+        }
         pool = build_pool(trajectories.values(), self.recipe.select, round=number, seed=self.recipe.seed)
         pairs = select(pool, self.recipe.select).reflector
-        if not pairs:
+        rows = self._lessons().rows(trajectories)
+        built = [row for row in map(rows.repair_row, pairs) if any(row.mask)]
+        if not built:
             self.watch.say(f"round {number}  no wrong → right pair yet: the reflector stays as it is")
             return {}
-        rows = self._lessons().rows(trajectories)
-        built = [rows.repair_row(pair) for pair in pairs]
-        version = f"reflector-{number}"
         dataset = Dataset(run_id=self.run_id, round=number, target="reflector", rows=tuple(built))
         await self._learn(state, dataset, version, source=self._source(state), config=self.recipe.reflector.learn)
         versions = {**state["versions"], version: f"policies/{version}"}
@@ -171,10 +184,12 @@ class Stages:
         selection = select(pool, recipe.select)
         rows = await self._lessons().of_round(trajectories, selection)
         if not rows:
-            raise LearningError(
-                f"round {number} has nothing to learn from: no attempt succeeded. Give an easier task or a better start "
-                "policy (more warm_start.demonstrations), or raise explore.k"
+            self.run.record("select", round=number, rows=0)
+            self.watch.say(
+                f"round {number}  nothing to learn from: no attempt succeeded, so nothing is trained. Give an easier task or "
+                "a better start policy, or raise explore.k"
             )
+            return {"datasets": {}}
         hashes = {}
         for target, made in {"main": rows, "control": await self._lessons().of_control()}.items():
             if made:
@@ -212,7 +227,9 @@ class Stages:
 
     async def promote(self, state: RoundState) -> dict[str, Any]:
         """The gate: the challenger becomes the champion, or the champion stays."""
-        number, version = state["round"], state["trained"]["main"]
+        number, version = state["round"], state["trained"].get("main")
+        if version is None:
+            return {"round": number + 1}
         known = {one.policy_version: one for one in self.ledger.evaluations(run_id=self.run_id)}
         decision = decide(known[state["champion"]], known[version], self.recipe.gate)
         self._record_evaluation(known[version], arm="main", promoted=decision.promote)
@@ -387,12 +404,14 @@ class Stages:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _on_step(self, step: int, steps: int, loss: float) -> None:
+        if self._stopped.is_set():
+            raise RuntimeError("the run was interrupted")
         self.watch.advance(note=f"loss {loss:.3f}")
 
 
 def _apart(stage: Stage) -> Stage:
     """The stage in a context of its own: else LangGraph takes the episode graphs in it for subgraphs of the round graph,
-    and writes a graph checkpoint for every node of every episode."""
+    which inherit its checkpointer (a graph checkpoint for every node of every episode) and its `durability`."""
 
     async def run(state: RoundState) -> dict[str, Any]:
         async def inside() -> dict[str, Any]:

@@ -49,16 +49,18 @@ async def demonstrations(environment: Environment, num: int, seed: int) -> Demon
     return Demonstrations(tasks=tasks, actions=actions)
 
 
-def demonstration_rows(recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations) -> list[DatasetRow]:
-    """x → y rows of the demonstrations, in the actor's plain prompt, some with garbled words (`garbled`)."""
+def demonstration_rows(
+    recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, *, noisy: bool = False
+) -> list[DatasetRow]:
+    """x → y rows of the demonstrations, in the actor's plain prompt; `noisy`: some with garbled words (`garbled`)."""
     prompt, settings = troupe.prompt("actor"), recipe.warm_start
     assert settings is not None
     words = sorted({word for task in shown.tasks for word in WORD.findall(task.prompt)})
     rows = []
     for task, action in zip(shown.tasks, shown.actions, strict=True):
         rng = random.Random(f"{recipe.seed}:{task.id}")
-        noisy = settings.word_noise and rng.random() < settings.noise_share
-        text = garbled(task.prompt, words, settings.word_noise, rng) if noisy else task.prompt
+        noise = settings.word_noise if noisy and rng.random() < settings.noise_share else 0.0
+        text = garbled(task.prompt, words, noise, rng) if noise else task.prompt
         messages = prompt.messages(task=text, attempt="", feedback="", memory="")
         ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
         rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
@@ -127,27 +129,28 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
     texts = [text for pair in zip((task.prompt for task in shown.tasks), shown.actions, strict=True) for text in pair]
     raw = make_small_model(texts, shelf / f"{folder.name}-raw", recipe.model.small, seed)
     chat = load_chat(raw)
-    rows = demonstration_rows(recipe, troupe, chat, shown)
-    num_repairs = round(len(rows) * settings.repair_share / (1 - settings.repair_share))
-    mixed = rows + repair_demonstration_rows(recipe, troupe, chat, shown, num_repairs, seed)
-    source = raw
-    if settings.first_steps:
-        first = settings.learn.model_copy(update={"steps": settings.first_steps})
+    clean = sorted(demonstration_rows(recipe, troupe, chat, shown), key=lambda row: len(row.ids))
+    num_repairs = round(len(clean) * settings.repair_share / (1 - settings.repair_share))
+    repairs = repair_demonstration_rows(recipe, troupe, chat, shown, num_repairs, seed)
+    phases = [
+        (clean[: max(1, round(phase.shortest * len(clean)))], {"steps": phase.steps, "schedule": "constant"})
+        for phase in settings.first
+    ]
+    phases.append((demonstration_rows(recipe, troupe, chat, shown, noisy=True) + repairs, {}))
+    at = raw
+    for number, (rows, changes) in enumerate(phases):
+        last = number == len(phases) - 1
         made = await asyncio.to_thread(
-            learn, rows, model=raw, out=shelf / f"{folder.name}-first", config=first, seed=seed, on_step=on_step,
+            learn,
+            rows,
+            model=at,
+            out=folder if last else shelf / f"{folder.name}-{number}",
+            config=settings.learn.model_copy(update=changes),
+            seed=seed + number,
+            on_step=on_step,
             threads=recipe.threads,
         )
-        source = made.path
-    await asyncio.to_thread(
-        learn,
-        mixed,
-        model=source,
-        out=folder,
-        config=settings.learn,
-        seed=seed + 1,
-        on_step=on_step,
-        threads=recipe.threads,
-    )
+        at = made.path
     return folder
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -151,7 +152,8 @@ def policy_kinds() -> dict[str, str]:
 def open_policy(kind: str, options: Mapping[str, Any] | None = None) -> Policy:
     """Open a policy by kind ("transformers", "endpoint", …) with its own options.
 
-    Each module has `open_policy(**options) -> Policy`. Unknown kinds and options raise ConfigError.
+    Each module has `open_policy(**options) -> Policy`. Unknown kinds and options, and missing options, raise
+    ConfigError.
 
     Example: `open_policy("endpoint", {"url": "http://localhost:8000/v1", "model": "my-model"})`
     """
@@ -159,7 +161,19 @@ def open_policy(kind: str, options: Mapping[str, Any] | None = None) -> Policy:
     if kind not in kinds:
         raise ConfigError(f'unknown policy kind "{kind}": {nearest(kind, kinds)}')
     module = importlib.import_module(kinds[kind].split(":")[0])
+    _check_options(kind, module.open_policy, options or {})
     return module.open_policy(**dict(options or {}))
+
+
+def _check_options(kind: str, opens: Callable[..., Policy], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(opens).parameters
+    known = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    for name in options:
+        if name not in known and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            raise ConfigError(f'a policy of kind "{kind}" has no option "{name}": {nearest(name, known)}')
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise ConfigError(f'a policy of kind "{kind}" needs the option "{name}": set model.options.{name}')
 
 
 def as_messages(*pairs: tuple[str, str]) -> tuple[ChatMessage, ...]:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from kintsugi.errors import ConfigError
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -47,5 +49,8 @@ def graph(
     if out is None:
         typer.echo(text)
         return
-    out.write_text(text, encoding="utf-8")
+    if out.is_dir():
+        raise ConfigError(f"expected a file to write to, found the folder {out}: name a file in it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
     typer.echo(f"wrote {out}")

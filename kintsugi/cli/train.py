@@ -32,27 +32,24 @@ def train(
     if resume is None and recipe is None:
         raise ConfigError("expected a recipe or --resume RUN, found neither: kintsugi recipes lists the bundled ones")
     from kintsugi.training.recipe import load_recipe
-    from kintsugi.training.run import plan_text
+    from kintsugi.training.run import plan_text, recipe_of
     from kintsugi.training.run import resume as go_on
     from kintsugi.training.run import train as begin
     from kintsugi.training.watch import RichWatch, Watch
 
-    if resume is None:
-        assert recipe is not None
-        loaded = load_recipe(recipe, overrides or ())
-        if dry_run:
-            typer.echo(json.dumps(loaded.model_dump(mode="json"), indent=2))
-            if not as_json:
-                typer.echo(plan_text(loaded))
-            return
-        folder = out or Path("runs") / f"{loaded.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    else:
-        loaded, folder = None, resume
+    loaded = load_recipe(recipe or "", overrides or ()) if resume is None else recipe_of(resume)
+    if dry_run:
+        typer.echo(json.dumps(loaded.model_dump(mode="json"), indent=2))
+        if not as_json:
+            typer.echo(plan_text(loaded))
+        return
+    folder = resume or out or Path("runs") / f"{loaded.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     watch = Watch() if quiet else RichWatch()
     try:
-        result = begin(loaded, out=folder, watch=watch) if loaded is not None else go_on(folder, watch=watch)
+        result = go_on(folder, watch=watch) if resume is not None else begin(loaded, out=folder, watch=watch)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; nothing is lost: kintsugi train --resume {folder}", err=True)
+        begun = (folder / "run.json").exists()
+        typer.echo(f"interrupted; nothing is lost: kintsugi train --resume {folder}" if begun else "interrupted", err=True)
         raise typer.Exit(130) from None
     finally:
         watch.close()

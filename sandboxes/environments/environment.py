@@ -12,7 +12,8 @@ environment: the episode graph records it, retries once on a fresh world, and le
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -128,9 +129,23 @@ def environment_kinds() -> dict[str, str]:
 
 
 def open_environment(kind: str, options: Mapping[str, Any] | None = None) -> Environment:
-    """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`."""
+    """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`.
+
+    Unknown names and options, and missing options, raise ConfigError."""
     kinds = environment_kinds()
     if kind not in kinds:
         raise ConfigError(f'unknown environment "{kind}": {nearest(kind, kinds)}')
     module = importlib.import_module(kinds[kind].split(":")[0])
+    _check_options(kind, module.open_environment, options or {})
     return module.open_environment(**dict(options or {}))
+
+
+def _check_options(kind: str, opens: Callable[..., Environment], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(opens).parameters
+    known = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    for name in options:
+        if name not in known and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            raise ConfigError(f'the environment {kind} has no option "{name}": {nearest(name, known)}')
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise ConfigError(f'the environment {kind} needs the option "{name}": set environment.options.{name}')

@@ -42,7 +42,7 @@ __all__ = ["Fault", "Split", "WordProblem", "find_fault", "generate", "interpret
 
 Split = Literal["train", "heldout", "demonstrations"]
 
-PARAPHRASE_SHARE: Final = 0.4
+PARAPHRASE_SHARE: Final = 1 / 3
 """Share of each operation's paraphrases that demonstrations may use."""
 
 _MAX_VALUE: Final = 999
@@ -71,6 +71,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "An uncle sends {n} {things}.",
             "Later {name} wins {n} in a game.",
             "{name} earns {n} by helping out.",
+            "{n} {things} turn up under a chair.",
         ),
     ),
     "lose": (
@@ -81,6 +82,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "A thief takes {n} {things}.",
             "{n} of the {things} get broken.",
             "{name} lends {n} to a cousin.",
+            "Rain ruins {n} {things}.",
         ),
     ),
     "times": (
@@ -91,6 +93,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "A trick makes each of them into {n}.",
             "Every one is swapped against {n} new {things}.",
             "The collection swells by a factor of {n}.",
+            "Soon {pro} owns {n} {things} for each old one.",
         ),
     ),
     "share": (
@@ -101,6 +104,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "Only one of every {n} {things} stays.",
             "{name} forms {n} even rows and saves a single row.",
             "{n} sisters part them fairly and {name} is one of the sisters.",
+            "The pile shrinks by a factor of {n}.",
         ),
     ),
     "packs": (
@@ -111,6 +115,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "For {n} days {name} collects {m} a day.",
             "{name} opens {n} drawers holding {m} apiece.",
             "{n} parcels come containing {m} per parcel.",
+            "Grandma fills {n} socks with {m} {things} apiece.",
         ),
     ),
     "hand_out": (
@@ -121,6 +126,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "For {n} days {name} uses up {m} a day.",
             "{n} birds carry off {m} apiece.",
             "{name} pays {n} workers {m} per head.",
+            "{n} jars break, spilling {m} {things} from every jar.",
         ),
     ),
     "swap": (
@@ -131,6 +137,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "{n} {things} go and {m} come.",
             "In exchange for {n} a shop hands {name} {m}.",
             "{name} returns {n} and is sent {m} instead.",
+            "{n} bad {things} make room for {m} fresh ones.",
         ),
     ),
     "refund": (
@@ -141,6 +148,7 @@ _EVENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
             "A visitor brings {n} and takes {m} home.",
             "{name} borrows {n} and repays {m}.",
             "Out of {n} fresh ones {m} turn out rotten.",
+            "Of {n} delivered {things} {name} refuses {m}.",
         ),
     ),
 }

@@ -1,0 +1,197 @@
+"""Whole runs of a tiny recipe: killed anywhere and resumed, interrupted, repeated, refused.
+
+The killed processes are real ones (forked, see forked_runs.py) and die of SIGKILL at the chosen call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import ConfigError, DataError, LearningError, LedgerError, PolicyError, RunError
+from kintsugi.ledger import Ledger
+from kintsugi.training.recipe import load_recipe
+from kintsugi.training.run import RunResult, champion_of, check, recipe_of, resume, train
+from kintsugi.training.run_folder import RunFolder
+from kintsugi.training.warm_start import check_band
+from tests.training import forked_runs
+
+LEDGER = "kintsugi.ledger.ledger:Ledger"
+RECORD = "kintsugi.training.run_folder:RunFolder.record"
+STEP = "kintsugi.training.stages:Stages._on_step"
+GRAPH = "langgraph.checkpoint.sqlite.aio:AsyncSqliteSaver.aput"
+
+KILLS = [  # in the order of a run: each is met by the process that resumes after the one before
+    {"point": "kintsugi.training.run_folder:RunFolder.create"},
+    {"point": "kintsugi.training.stages:warm_start"},
+    {"point": f"{LEDGER}.commit_episodes"},  # the start's evaluation: the first wave is in
+    {"point": RECORD, "having": "'control'"},  # the start is measured; its stage has no graph checkpoint
+    {"point": GRAPH, "when": "before"},  # the same, in the middle of LangGraph's own work
+    {"point": f"{LEDGER}.commit_episodes", "when": "before", "call": 2},  # explore: a wave is played, not in
+    {"point": f"{LEDGER}.commit_episodes"},
+    {"point": RECORD, "having": "'round'"},
+    {"point": f"{LEDGER}.add_dataset"},  # the main dataset is in, the control's is not
+    {"point": STEP, "call": 2},
+    {"point": "kintsugi.training.learn:save_trained"},  # weights are written, learn.json is not
+    {"point": f"{LEDGER}.add_checkpoint", "when": "before"},  # trained, not on the ledger
+    {"point": STEP, "call": 3},  # the control's training
+    {"point": f"{LEDGER}.commit_episodes", "call": 1},  # evaluation of round 1: one of two waves
+    {"point": f"{LEDGER}.add_evaluation", "call": 2},
+    {"point": "pathlib:Path.replace", "when": "before", "having": "metrics.jsonl"},  # metrics are half written
+    {"point": RECORD, "having": "'gate'"},  # decided; the champion's change is not checkpointed
+    {"point": f"{LEDGER}.commit_episodes", "when": "before"},  # round 2
+    {"point": "kintsugi.training.run:_result", "when": "before"},  # all done
+]
+
+REFLECTIVE = [  # overrides: Re-ReST's own stages
+    "repair.who=reflector",
+    "repair.on=failures",
+    "repair.form=rewrite",
+    "reflector.train=true",
+    "reflector.learn.steps=3",
+    "targets.score=current",
+    "targets.repairs=true",
+    "control.enabled=false",
+    "rounds=1",
+]
+REFLECTIVE_KILLS = [
+    {"point": STEP, "call": 2},  # the reflector's training
+    {"point": f"{LEDGER}.commit_episodes"},  # reflecting once more: a wave is in
+    {"point": RECORD, "having": "'reflect'"},
+    {"point": "kintsugi.training.stages:write_whole", "when": "before"},  # pool re-scored, scores not written
+    {"point": "kintsugi.training.stages:write_whole"},
+]
+INTERRUPTS = [
+    {"point": f"{LEDGER}.commit_episodes", "call": 3, "signal": "SIGINT"},
+    {"point": STEP, "call": 2, "signal": "SIGINT"},
+]
+
+
+def end_state(folder: Path) -> dict[str, Any]:
+    """All that must be the same however a run came to its end."""
+    metrics = [
+        {key: value for key, value in line.items() if key != "seconds"} for line in RunFolder.open(folder).metrics()
+    ]
+    weights = {
+        file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("policies/*/*.safetensors"))
+    }
+    losses = {
+        file.parent.name: json.loads(file.read_text())["losses"] for file in sorted(folder.glob("policies/*/learn.json"))
+    }
+    with Ledger.open(folder, create=False, read_only=True) as ledger:
+        state = {"digest": ledger.digest(), "integrity": ledger.integrity(), "counts": ledger.counts()}
+    names = sorted(path.name for path in folder.iterdir() if not path.name.endswith((".png", ".html")))
+    left = sorted(path.name for path in (folder / "policies").iterdir())
+    return {**state, "metrics": metrics, "weights": weights, "losses": losses, "names": names, "policies": left}
+
+
+def chain(recipe: Path, out: Path, overrides: list[str], deaths: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`kintsugi train`, then `--resume` after each death, and once more to the end."""
+    begin = ["train", str(recipe), *overrides, "--out", str(out), "--quiet"]
+    go_on = ["train", "--resume", str(out), "--quiet"]
+    return [
+        {"arguments": go_on if number else begin, "at": death} for number, death in enumerate([*deaths, None])
+    ]
+
+
+@pytest.fixture(scope="module")
+def told(tiny: Path) -> tuple[Path, dict[str, list[dict[str, Any]]]]:
+    """The folder of all forked runs, and what each process of each chain said."""
+    folder = tiny.parent
+    chains = {
+        "killed": chain(tiny, folder / "killed", [], KILLS),
+        "reflective": chain(tiny, folder / "reflective", REFLECTIVE, []),
+        "reflective-killed": chain(tiny, folder / "reflective-killed", REFLECTIVE, REFLECTIVE_KILLS),
+        "interrupted": chain(tiny, folder / "interrupted", ["rounds=1"], INTERRUPTS),
+        "undisturbed": chain(tiny, folder / "undisturbed", ["rounds=1"], []),
+    }
+    done = subprocess.run(
+        [sys.executable, str(Path(forked_runs.__file__))],
+        input=json.dumps(list(chains.values())),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, dict(zip(chains, json.loads(done.stdout), strict=True))
+
+
+def died(told: tuple[Path, dict[str, list[dict[str, Any]]]], name: str) -> list[int]:
+    results = told[1][name]
+    for number, result in enumerate(results):
+        assert "Traceback" not in result["said"], f"process {number} of {name}: {result['said']}"
+    return [result["code"] for result in results]
+
+
+def test_killed_at_any_point(told: Any, tiny_run: RunResult) -> None:
+    assert died(told, "killed") == [-9] * len(KILLS) + [0]
+    assert end_state(told[0] / "killed") == end_state(tiny_run.folder)
+
+
+def test_killed_with_a_reflector(told: Any) -> None:
+    assert died(told, "reflective") == [0]
+    assert died(told, "reflective-killed") == [-9] * len(REFLECTIVE_KILLS) + [0]
+    undisturbed = end_state(told[0] / "reflective")
+    assert "reflector-1" in undisturbed["weights"]
+    assert end_state(told[0] / "reflective-killed") == undisturbed
+
+
+def test_interrupted(told: Any) -> None:
+    """Ctrl-C while exploring and while learning."""
+    assert died(told, "interrupted") == [130, 130, 0]
+    for result in told[1]["interrupted"][:2]:
+        assert f"interrupted; nothing is lost: kintsugi train --resume {told[0] / 'interrupted'}" in result["said"]
+    assert died(told, "undisturbed") == [0]
+    assert end_state(told[0] / "interrupted") == end_state(told[0] / "undisturbed")
+
+
+def test_rounds_removed(tiny_run: RunResult, tmp_path: Path) -> None:
+    """Without graph checkpoints the finished stages are found in the ledger again."""
+    copy = shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    (copy / "rounds.sqlite").write_bytes(b"no database" * 500)
+    with pytest.raises(RunError, match="rounds.sqlite is damaged .*: remove it and resume"):
+        resume(copy)
+    for file in copy.glob("rounds.sqlite*"):
+        file.unlink()
+    again = resume(copy)
+    assert again.success_rates == tiny_run.success_rates and again.champion == tiny_run.champion
+    assert again.champion_folder == copy / "policies" / again.champion
+    assert end_state(copy) == end_state(tiny_run.folder)
+
+
+def test_tiny_run_is_a_fair_test(tiny_run: RunResult) -> None:
+    """Some attempts succeed, some fail, the champion changes: else the tests above would see little."""
+    lines = {(line["kind"], line["round"]): line for line in RunFolder.open(tiny_run.folder).metrics()}
+    for number in (1, 2):
+        explored = lines["round", number]
+        assert 0 < explored["samples_right"] < explored["samples"] == 36
+        assert explored["repairs"] > 0 and explored["fresh"] == explored["repairs"]
+    assert tiny_run.champion != "start"
+    assert champion_of(tiny_run.folder) == tiny_run.champion_folder == tiny_run.folder / "policies" / tiny_run.champion
+    assert set(tiny_run.success_rates) == {(arm, number) for arm in ("main", "control") for number in (0, 1, 2)}
+
+
+def test_seeds(told: Any, tiny: Path, tiny_run: RunResult) -> None:
+    """The same seed gave the same run in another process (`killed`, `undisturbed`); another seed gives another."""
+    first = end_state(told[0] / "undisturbed")["losses"]["round-1"]
+    assert len(first) == 4 and first == end_state(tiny_run.folder)["losses"]["round-1"]
+    start = tiny_run.folder / "policies" / "start"
+    changed = ["seed=1", "rounds=1", "control.enabled=false", f"model.path={start}"]
+    other = train(load_recipe(str(tiny), changed), out=tiny.parent / "seed-1")
+    assert end_state(other.folder)["losses"]["round-1"] != first
+    assert tasks_of(other.folder).isdisjoint(tasks_of(tiny_run.folder))
+    assert other.champion_folder.is_dir()
+
+
+def tasks_of(folder: Path) -> set[str]:
+    with Ledger.open(folder, create=False, read_only=True) as ledger:
+        return {episode.task_id for episode in ledger.episodes(purpose="explore", round=1)}

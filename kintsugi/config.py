@@ -41,6 +41,8 @@ def load_toml(path: Path) -> dict[str, Any]:
 def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`values` with each `a.b=value` set; values are read as TOML, and as plain text where that fails.
 
+    `null` is no value at all (TOML has no word for it); `none` is a word like others (repair.who=none).
+
     >>> with_overrides({"explore": {"k": 5}}, ["explore.k=8", "name=mine"])
     {'explore': {'k': 8}, 'name': 'mine'}
     """
@@ -100,7 +102,7 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return None if text.strip().lower() in ("none", "null") else text
+        return None if text.strip() == "null" else text
 
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:

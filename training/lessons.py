@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from kintsugi.agents.chat_tokens import ChatTokens
@@ -26,21 +27,24 @@ class Lessons:
         """The row builder over these trajectories."""
         return Rows.of(self.recipe, self.troupe, self.chat, trajectories)
 
-    async def of_round(self, trajectories: Mapping[str, Trajectory], selection: Selection) -> list[DatasetRow]:
+    async def of_round(
+        self, number: int, trajectories: Mapping[str, Trajectory], selection: Selection
+    ) -> list[DatasetRow]:
         """The selection's rows in the form that the loss needs, then the replayed demonstrations."""
         own = self._own(trajectories, selection)
         targets = self.recipe.targets
         if not own or not targets.replay or self.recipe.learn.loss == "dpo":
             return own
-        replayed = await self._demonstrations(targets.replay, targets.replay_repairs)
+        replayed = await self._demonstrations(targets.replay, targets.replay_repairs, number)
         wanted = round(len(replayed) * targets.own_share / (1 - targets.own_share))
         return [own[index % len(own)] for index in range(max(len(own), wanted))] + replayed
 
-    async def of_control(self) -> list[DatasetRow]:
+    async def of_control(self, number: int) -> list[DatasetRow]:
         """The demonstrations of the warm start; nothing when the recipe has no control."""
-        if not self.recipe.control.enabled or self.recipe.warm_start is None:
+        settings = self.recipe.warm_start
+        if not self.recipe.control.enabled or settings is None:
             return []
-        return await self._demonstrations(self.recipe.warm_start.demonstrations, self.recipe.targets.replay_repairs)
+        return await self._demonstrations(settings.demonstrations, self.recipe.targets.replay_repairs, number)
 
     def _own(self, trajectories: Mapping[str, Trajectory], selection: Selection) -> list[DatasetRow]:
         targets, rows = self.recipe.targets, self.rows(trajectories)
@@ -61,14 +65,15 @@ class Lessons:
             made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in repairs]
         return made
 
-    async def _demonstrations(self, num: int, num_repairs: int) -> list[DatasetRow]:
-        """The first `num` demonstrations of the warm start, and scripted repairs."""
-        settings = self.recipe.warm_start
+    async def _demonstrations(self, num: int, num_repairs: int, number: int) -> list[DatasetRow]:
+        """`num` of the warm start's demonstrations, drawn anew (their noise too) for this round, and scripted repairs."""
+        settings, seed = self.recipe.warm_start, self.recipe.seed
         assert settings is not None
-        shown = await demonstrations(self.troupe.environment, settings.demonstrations, self.recipe.seed)
-        rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown, noisy=True)[:num]
-        return rows + repair_demonstration_rows(
-            self.recipe, self.troupe, self.chat, shown, num_repairs, self.recipe.seed
+        shown = await demonstrations(self.troupe.environment, settings.demonstrations, seed)
+        rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown, noise_seed=f"{seed}:round:{number}")
+        drawn = random.Random(f"{seed}:{number}").sample(rows, min(num, len(rows)))
+        return drawn + repair_demonstration_rows(
+            self.recipe, self.troupe, self.chat, shown, num_repairs, seed + 1000 * number
         )
 
 

@@ -182,7 +182,7 @@ class Stages:
         scores = self._scores(number)
         pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
         selection = select(pool, recipe.select)
-        rows = await self._lessons().of_round(trajectories, selection)
+        rows = await self._lessons().of_round(number, trajectories, selection)
         if not rows:
             self.run.record("select", round=number, rows=0)
             self.watch.say(
@@ -191,7 +191,7 @@ class Stages:
             )
             return {"datasets": {}}
         hashes = {}
-        for target, made in {"main": rows, "control": await self._lessons().of_control()}.items():
+        for target, made in {"main": rows, "control": await self._lessons().of_control(number)}.items():
             if made:
                 dataset = Dataset(run_id=self.run_id, round=number, target=target, rows=tuple(made))
                 self.ledger.add_dataset(dataset)

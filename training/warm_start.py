@@ -50,16 +50,16 @@ async def demonstrations(environment: Environment, num: int, seed: int) -> Demon
 
 
 def demonstration_rows(
-    recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, *, noisy: bool = False
+    recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, *, noise_seed: str | None = None
 ) -> list[DatasetRow]:
-    """x → y rows of the demonstrations, in the actor's plain prompt; `noisy`: some with garbled words (`garbled`)."""
+    """x → y rows of the demonstrations, in the actor's plain prompt; with a `noise_seed`, some with garbled words."""
     prompt, settings = troupe.prompt("actor"), recipe.warm_start
     assert settings is not None
     words = sorted({word for task in shown.tasks for word in WORD.findall(task.prompt)})
     rows = []
     for task, action in zip(shown.tasks, shown.actions, strict=True):
-        rng = random.Random(f"{recipe.seed}:{task.id}")
-        noise = settings.word_noise if noisy and rng.random() < settings.noise_share else 0.0
+        rng = random.Random(f"{noise_seed}:{task.id}")
+        noise = settings.word_noise if noise_seed is not None and rng.random() < settings.noise_share else 0.0
         text = garbled(task.prompt, words, noise, rng) if noise else task.prompt
         messages = prompt.messages(task=text, attempt="", feedback="", memory="")
         ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
@@ -136,7 +136,15 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
         (clean[: max(1, round(phase.shortest * len(clean)))], {"steps": phase.steps, "schedule": "constant"})
         for phase in settings.first
     ]
-    phases.append((demonstration_rows(recipe, troupe, chat, shown, noisy=True) + repairs, {}))
+    # New noise in every epoch: what is garbled twice in the same way is learned by heart.
+    epoch = sum(len(row.ids) for row in clean)
+    epochs = -(-(settings.learn.steps or 0) * settings.learn.batch_tokens // epoch) if settings.word_noise else 1
+    noisy = [
+        row
+        for number in range(max(1, epochs))
+        for row in demonstration_rows(recipe, troupe, chat, shown, noise_seed=f"{seed}:{number}")
+    ]
+    phases.append((noisy + repairs * max(1, epochs), {}))
     at = raw
     for number, (rows, changes) in enumerate(phases):
         last = number == len(phases) - 1

@@ -174,7 +174,12 @@ def test_out_of_turns_is_truncated_and_repaired() -> None:
         return plan[turn(messages)] if "ADVICE" in messages[1]["content"] else "look"
 
     cast = cast_of(
-        TokenPolicy(act), environment, prompts="react", repair=AGAIN, repairer=ScriptedPolicy(["ADVICE"]), max_turns=len(plan)
+        TokenPolicy(act),
+        environment,
+        prompts="react",
+        repair=AGAIN,
+        repairer=ScriptedPolicy(["ADVICE"]),
+        max_turns=len(plan),
     )
     (episode,) = played(cast, plan_of(task))
     lost, won = episode.trajectories
@@ -213,14 +218,15 @@ def test_reflections_add_up_over_several_rounds() -> None:
         return plan[turn(messages)] if "first thought\nsecond thought" in told else "quit"
 
     reflector = ScriptedPolicy(["first thought", "second thought"])
-    cast = cast_of(
-        TokenPolicy(act), environment, prompts="react", repair={**AGAIN, "rounds": 4}, repairer=reflector
-    )
+    cast = cast_of(TokenPolicy(act), environment, prompts="react", repair={**AGAIN, "rounds": 4}, repairer=reflector)
     (episode,) = played(cast, plan_of(task))
     assert [one.success for one in episode.trajectories] == [False, False, True]
     first, second = (request.messages[-1]["content"] for request in reflector.requests)
     assert "first thought" not in first and "first thought" in second
-    assert [m.text for m in episode.trajectories[2].messages if isinstance(m, Critique)] == ["first thought", "second thought"]
+    assert [m.text for m in episode.trajectories[2].messages if isinstance(m, Critique)] == [
+        "first thought",
+        "second thought",
+    ]
 
 
 # -- what breaks -----------------------------------------------------------------------------------------------------------

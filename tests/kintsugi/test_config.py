@@ -88,7 +88,9 @@ def test_rules_of_a_whole_table_do_not_print_the_table() -> None:
     assert message({"name": "x", "kind": "bush"}) == "recipe oak: expected a tree"
     said = message({"name": "x", "branch": {"width": 13}})
     assert said == 'recipe oak: "branch" expects a width other than 13: it brings bad luck'
-    assert 'expects sees = "feedback" with form = "again"' in message({"repair": {"who": "self", "form": "again", "sees": "attempt"}}, Repairs)
+    assert 'expects sees = "feedback" with form = "again"' in message(
+        {"repair": {"who": "self", "form": "again", "sees": "attempt"}}, Repairs
+    )
 
 
 class Repairs(StrictConfig):
@@ -97,7 +99,7 @@ class Repairs(StrictConfig):
 
 def test_overrides() -> None:
     base = {"name": "x", "branch": {"leaf": {"steps": 1}}}
-    given = ["branch.leaf.steps=8", "branch.leaf.rate = 1e-3", "name=my oak", "branch.perhaps.steps=2", "branch.width=None"]
+    given = ["branch.leaf.steps=8", "branch.leaf.rate = 1e-3", "name=my oak", "branch.perhaps.steps=2", "branch.width=null"]
     found = with_overrides(base, given)
     assert found == {
         "name": "my oak",
@@ -105,8 +107,15 @@ def test_overrides() -> None:
     }
     assert base == {"name": "x", "branch": {"leaf": {"steps": 1}}}, "the given values were changed"
     assert validate(Root, found, "it").branch.perhaps == Leaf(steps=2)
+    assert with_overrides({}, ["repair.who=none"]) == {"repair": {"who": "none"}}
     assert with_overrides({}, ["a=true", "b=[1, 2]", "c='5'", "d=", "e=a=b", "f=1-3", "g={x = 1}"]) == {
-        "a": True, "b": [1, 2], "c": "5", "d": "", "e": "a=b", "f": "1-3", "g": {"x": 1},
+        "a": True,
+        "b": [1, 2],
+        "c": "5",
+        "d": "",
+        "e": "a=b",
+        "f": "1-3",
+        "g": {"x": 1},
     }
 
 
@@ -128,7 +137,9 @@ def test_malformed_overrides(override: str, said: str) -> None:
 def test_merged_lays_tables_upon_tables() -> None:
     base = {"a": {"x": 1, "y": {"z": 2}}, "b": 3, "c": {"d": 4}}
     assert merged(base, {"a": {"y": {"w": 5}}, "b": {"e": 6}, "c": 7}) == {
-        "a": {"x": 1, "y": {"z": 2, "w": 5}}, "b": {"e": 6}, "c": 7,
+        "a": {"x": 1, "y": {"z": 2, "w": 5}},
+        "b": {"e": 6},
+        "c": 7,
     }
     assert base["a"] == {"x": 1, "y": {"z": 2}}
 

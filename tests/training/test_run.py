@@ -68,6 +68,12 @@ REFLECTIVE_KILLS = [
     {"point": "kintsugi.training.stages:write_whole", "when": "before"},  # pool re-scored, scores not written
     {"point": "kintsugi.training.stages:write_whole"},
 ]
+FRESH = ["rounds=0", "warm_start.learn.steps=6", "warm_start.low=0.0", "evaluate.tasks=2"]  # a warm start of its own
+FRESH_KILLS = [
+    {"point": "kintsugi.training.small_model:save_trained"},
+    {"point": STEP, "call": 3},
+    {"point": "shutil:copytree"},  # on the shelf, not in the run
+]
 INTERRUPTS = [
     {"point": f"{LEDGER}.commit_episodes", "call": 3, "signal": "SIGINT"},
     {"point": STEP, "call": 2, "signal": "SIGINT"},
@@ -110,8 +116,9 @@ def told(tiny: Path) -> tuple[Path, dict[str, list[dict[str, Any]]]]:
         "killed": chain(tiny, folder / "killed", [], KILLS),
         "reflective": chain(tiny, folder / "reflective", REFLECTIVE, []),
         "reflective-killed": chain(tiny, folder / "reflective-killed", REFLECTIVE, REFLECTIVE_KILLS),
-        "interrupted": chain(tiny, folder / "interrupted", ["rounds=1"], INTERRUPTS),
-        "undisturbed": chain(tiny, folder / "undisturbed", ["rounds=1"], []),
+        "interrupted": chain(tiny, folder / "interrupted", [], INTERRUPTS),
+        "fresh": chain(tiny, folder / "a" / "fresh", FRESH, []),
+        "fresh-killed": chain(tiny, folder / "b" / "fresh-killed", FRESH, FRESH_KILLS),
     }
     done = subprocess.run(
         [sys.executable, str(Path(forked_runs.__file__))],
@@ -145,13 +152,18 @@ def test_killed_with_a_reflector(told: Any) -> None:
     assert end_state(told[0] / "reflective-killed") == undisturbed
 
 
-def test_interrupted(told: Any) -> None:
+def test_interrupted(told: Any, tiny_run: RunResult) -> None:
     """Ctrl-C while exploring and while learning."""
     assert died(told, "interrupted") == [130, 130, 0]
     for result in told[1]["interrupted"][:2]:
         assert f"interrupted; nothing is lost: kintsugi train --resume {told[0] / 'interrupted'}" in result["said"]
-    assert died(told, "undisturbed") == [0]
-    assert end_state(told[0] / "interrupted") == end_state(told[0] / "undisturbed")
+    assert end_state(told[0] / "interrupted") == end_state(tiny_run.folder)
+
+
+def test_killed_in_the_warm_start(told: Any) -> None:
+    assert died(told, "fresh") == [0]
+    assert died(told, "fresh-killed") == [-9] * len(FRESH_KILLS) + [0]
+    assert end_state(told[0] / "a" / "fresh") == end_state(told[0] / "b" / "fresh-killed")
 
 
 def test_rounds_removed(tiny_run: RunResult, tmp_path: Path) -> None:
@@ -181,8 +193,8 @@ def test_tiny_run_is_a_fair_test(tiny_run: RunResult) -> None:
 
 
 def test_seeds(told: Any, tiny: Path, tiny_run: RunResult) -> None:
-    """The same seed gave the same run in another process (`killed`, `undisturbed`); another seed gives another."""
-    first = end_state(told[0] / "undisturbed")["losses"]["round-1"]
+    """The same seed gave the same run in other processes and folders (`killed`, `interrupted`); another gives another."""
+    first = end_state(told[0] / "interrupted")["losses"]["round-1"]
     assert len(first) == 4 and first == end_state(tiny_run.folder)["losses"]["round-1"]
     start = tiny_run.folder / "policies" / "start"
     changed = ["seed=1", "rounds=1", "control.enabled=false", f"model.path={start}"]

@@ -10,6 +10,7 @@ The recipe says which tasks, prompts and sampling; the episodes go into a ledger
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 
 from kintsugi.agents.policies.policy import Policy
@@ -18,6 +19,7 @@ from kintsugi.records import Evaluation, content_hash
 from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans
+from kintsugi.training.model_folder import fingerprint
 from kintsugi.training.recipe import Recipe
 from kintsugi.training.watch import Watch
 
@@ -51,12 +53,14 @@ async def _evaluate(
     watch: Watch,
 ) -> Evaluation:
     troupe = Troupe(recipe, policy=policy, environment=environment)
-    ledger = Ledger.open(place if place is not None else ":memory:")
     settings = recipe.evaluate
+    scratch = tempfile.TemporaryDirectory(prefix="kintsugi-")
+    ledger = Ledger.open(scratch.name if place is None else place)
     try:
         tasks = troupe.environment.tasks(recipe.environment.heldout_split, limit=settings.tasks, seed=settings.seed)
         version = policy.version if policy is not None else recipe.model.path or recipe.model.kind
-        run_id = content_hash([recipe.model_dump(mode="json"), version])
+        # A kept ledger may know this name with other weights: their fingerprint tells the two apart.
+        run_id = content_hash([recipe.model_dump(mode="json"), version, "" if policy is not None else fingerprint(version)])
         ledger.add_tasks(tasks)
         watch.begin("evaluate", len(tasks) * (1 + settings.samples))
         common = {"run_id": run_id, "round": 0, "version": version}
@@ -74,3 +78,4 @@ async def _evaluate(
         watch.close()
         await troupe.close(keep_environment=environment is not None)
         ledger.close()
+        scratch.cleanup()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.config import validate, with_overrides
-from kintsugi.errors import ConfigError, LearningError, PolicyError, RunError
+from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError
 from kintsugi.graphs.round_graph import RoundState, run_rounds
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
@@ -111,12 +111,16 @@ async def _go_on(recipe: Recipe, run: RunFolder, watch: Watch) -> RunResult:
 
 @contextmanager
 def _plain_errors(run: RunFolder) -> Iterator[None]:
-    """What LangGraph's SQLite file raises, as an error that a user can mend."""
+    """A full disk, whoever met it, and what LangGraph's SQLite file raises, as errors that a user can mend."""
     try:
         yield
-    except sqlite3.Error as error:
-        if "full" in str(error):
+    except KintsugiError:
+        raise
+    except Exception as error:
+        if any(sign in str(error) for sign in ("No space left", "disk is full")):  # safetensors raises a class of its own
             raise RunError(f"the disk that holds {run.path} is full: free some space and resume; nothing is lost") from None
+        if not isinstance(error, sqlite3.Error):
+            raise
         raise RunError(
             f"{run.rounds} is damaged ({error}): remove it and resume; what is finished is found again in the ledger"
         ) from None
@@ -153,7 +157,9 @@ def champion_of(folder: Path) -> Path:
     with Ledger.open(run.ledger, create=False, read_only=True) as ledger:
         known = {one.version: one.path for one in ledger.checkpoints(run_id=run_id)}
     if promoted[-1] not in known:
-        raise RunError(f"{run.metrics_file} promotes {promoted[-1]}, which the ledger does not know: restore both from a copy")
+        raise RunError(
+            f"{run.metrics_file} promotes {promoted[-1]}, which the ledger does not know: restore both from a copy"
+        )
     return _found(folder, known[promoted[-1]])
 
 

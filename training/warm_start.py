@@ -23,7 +23,7 @@ from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
-WORD = re.compile(r"[A-Za-z]+")
+WORD_PIECE = re.compile(r" ?[!-/:-~]+")
 OnStep = Callable[[int, int, float], None]
 
 
@@ -55,31 +55,55 @@ def demonstration_rows(
     """x → y rows of the demonstrations, in the actor's plain prompt; with a `noise_seed`, some with garbled words."""
     prompt, settings = troupe.prompt("actor"), recipe.warm_start
     assert settings is not None
-    words = sorted({word for task in shown.tasks for word in WORD.findall(task.prompt)})
+    garble = Garbler(chat, settings.word_noise) if noise_seed is not None and settings.word_noise else None
     rows = []
     for task, action in zip(shown.tasks, shown.actions, strict=True):
-        rng = random.Random(f"{noise_seed}:{task.id}")
-        noise = settings.word_noise if noise_seed is not None and rng.random() < settings.noise_share else 0.0
-        text = garbled(task.prompt, words, noise, rng) if noise else task.prompt
-        messages = prompt.messages(task=text, attempt="", feedback="", memory="")
+        messages = prompt.messages(task=task.prompt, attempt="", feedback="", memory="")
         ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
+        rng = random.Random(f"{noise_seed}:{task.id}")
+        if garble is not None and rng.random() < settings.noise_share:
+            start = mask.index(1)
+            context = garble(ids[:start], rng)
+            ids, mask = (*context, *ids[start:]), (*(0,) * len(context), *mask[start:])
         rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
     return rows
 
 
-def garbled(text: str, words: Sequence[str], noise: float, rng: random.Random) -> str:
-    """`text` with every other sentence garbled: each of its words becomes one of `words` with probability `noise`, is
-    dropped or followed by one with a seventh of it. Numbers and punctuation stay."""
+class Garbler:
+    """Noise for questions, on token ids: in half of the sentences each word piece becomes another one with probability
+    `noise`, and is dropped or followed by one with a seventh of it. Numbers, sentence ends and special tokens stay.
 
-    def change(match: re.Match[str]) -> str:
-        draw = rng.random()
-        if draw < noise / 7:
-            return ""
-        word = rng.choice(words) if draw < noise else match[0]
-        return f"{word} {rng.choice(words)}" if rng.random() < noise / 7 else word
+    On pieces and not on words, because a word that was never demonstrated is a row of pieces that never stood together.
+    """
 
-    sentences = re.split(r"(?<=[.?]) ", text)
-    return " ".join(WORD.sub(change, one) if rng.random() < 0.5 else one for one in sentences)
+    def __init__(self, chat: ChatTokens, noise: float) -> None:
+        tokenizer = chat.tokenizer
+        texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self.noise = noise
+        self.ends = {number for number, text in texts.items() if text.strip() in (".", "?", "!")}
+        self.pieces = [
+            number
+            for number, text in texts.items()
+            if number not in special | self.ends and WORD_PIECE.fullmatch(text)
+        ]
+        self._known = set(self.pieces)
+
+    def __call__(self, ids: Sequence[int], rng: random.Random) -> tuple[int, ...]:
+        found: list[int] = []
+        garbling = rng.random() < 0.5
+        for number in ids:
+            if number not in self._known or not garbling:
+                found.append(number)
+                garbling = rng.random() < 0.5 if number in self.ends else garbling
+                continue
+            draw = rng.random()
+            if draw < self.noise / 7:
+                continue
+            found.append(rng.choice(self.pieces) if draw < self.noise else number)
+            if rng.random() < self.noise / 7:
+                found.append(rng.choice(self.pieces))
+        return tuple(found)
 
 
 def repair_demonstration_rows(

@@ -35,10 +35,12 @@ def evaluate(
         what, changes = None, [what, *changes]
     if (what is None) == (endpoint is None):
         raise ConfigError("expected one of a run folder, a model or --endpoint URL: see kintsugi eval --help")
+    if endpoint is not None and not model:
+        raise ConfigError("expected --model NAME with --endpoint, found none: name a model that the server has")
     from kintsugi.training.evaluate import evaluate as measure
+    from kintsugi.training.intervals import wilson_interval
     from kintsugi.training.recipe import load_recipe
     from kintsugi.training.run import champion_of, recipe_of
-    from kintsugi.training.intervals import wilson_interval
     from kintsugi.training.watch import RichWatch, Watch
 
     is_run = what is not None and (Path(what) / "run.json").exists()
@@ -46,7 +48,7 @@ def evaluate(
         loaded = recipe_of(Path(what or ""), changes)
     else:
         if endpoint is not None:
-            changes += ["model.kind=endpoint", f'model.options={{url = "{endpoint}", model = "{model or ""}"}}']
+            changes += ["model.kind=endpoint", f'model.options={{url = "{endpoint}", model = "{model}"}}']
         loaded = load_recipe(recipe or "demo", changes)
     folder = str(champion_of(Path(what))) if is_run and what else (what or "")
     watch = Watch() if quiet else RichWatch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -61,8 +62,13 @@ def _root() -> None:
     """
 
 
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: exit code 0, or the error's own after one clear sentence on standard error."""
+    warnings.showwarning = _note  # without the file and line of our own code, which help nobody here
     try:
         app(standalone_mode=True)
     except KintsugiError as error:

@@ -16,6 +16,7 @@ def serve(
     model: Annotated[str, typer.Argument(help="A run folder (its champion), a model folder or a hub name.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="Name it is served under (default: the last part of MODEL).")] = None,
 ) -> None:
     """Serve /v1/chat/completions until interrupted."""
     from kintsugi.agents.policies.chat_server import serve as start
@@ -26,12 +27,15 @@ def serve(
 
     async def run() -> None:
         policy = open_policy("transformers", {"path": folder, "batching": "eager"})
-        server = await start(policy, host=host, port=port)
-        typer.echo(f"{policy.name} answers at {server.url} (Ctrl-C ends)")
+        shown = name or Path(model).resolve().name
         try:
-            await asyncio.Event().wait()
+            server = await start(policy, host=host, port=port, model=shown)
+            typer.echo(f"{shown} ({folder}) answers at {server.url} (Ctrl-C ends)")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await server.close()
         finally:
-            await server.close()
             await policy.close()
 
     asyncio.run(run())

@@ -35,7 +35,6 @@ KILLS = [  # in the order of a run: each is met by the process that resumes afte
     {"point": RECORD, "having": "'control'"},  # the start is measured; its stage has no graph checkpoint
     {"point": GRAPH, "when": "before"},  # the same, in the middle of LangGraph's own work
     {"point": f"{LEDGER}.commit_episodes", "when": "before", "call": 2},  # explore: a wave is played, not in
-    {"point": f"{LEDGER}.commit_episodes"},
     {"point": RECORD, "having": "'round'"},
     {"point": f"{LEDGER}.add_dataset"},  # the main dataset is in, the control's is not
     {"point": STEP, "call": 2},
@@ -43,10 +42,8 @@ KILLS = [  # in the order of a run: each is met by the process that resumes afte
     {"point": f"{LEDGER}.add_checkpoint", "when": "before"},  # trained, not on the ledger
     {"point": STEP, "call": 3},  # the control's training
     {"point": f"{LEDGER}.commit_episodes", "call": 1},  # evaluation of round 1: one of two waves
-    {"point": f"{LEDGER}.add_evaluation", "call": 2},
     {"point": "pathlib:Path.replace", "when": "before", "having": "metrics.jsonl"},  # metrics are half written
     {"point": RECORD, "having": "'gate'"},  # decided; the champion's change is not checkpointed
-    {"point": f"{LEDGER}.commit_episodes", "when": "before"},  # round 2
     {"point": "kintsugi.training.run:_result", "when": "before"},  # all done
 ]
 
@@ -62,15 +59,13 @@ REFLECTIVE = [  # overrides: Re-ReST's own stages
     "rounds=1",
 ]
 REFLECTIVE_KILLS = [
-    {"point": STEP, "call": 2},  # the reflector's training
     {"point": f"{LEDGER}.commit_episodes"},  # reflecting once more: a wave is in
     {"point": RECORD, "having": "'reflect'"},
     {"point": "kintsugi.training.stages:write_whole", "when": "before"},  # pool re-scored, scores not written
-    {"point": "kintsugi.training.stages:write_whole"},
+    {"point": STEP, "call": 4},
 ]
 FRESH = ["rounds=0", "warm_start.learn.steps=6", "warm_start.low=0.0", "evaluate.tasks=2"]  # a warm start of its own
 FRESH_KILLS = [
-    {"point": "kintsugi.training.small_model:save_trained"},
     {"point": STEP, "call": 3},
     {"point": "shutil:copytree"},  # on the shelf, not in the run
 ]
@@ -207,3 +202,111 @@ def test_seeds(told: Any, tiny: Path, tiny_run: RunResult) -> None:
 def tasks_of(folder: Path) -> set[str]:
     with Ledger.open(folder, create=False, read_only=True) as ledger:
         return {episode.task_id for episode in ledger.episodes(purpose="explore", round=1)}
+
+
+# -- refused before anything is written ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        (["environment.train_split=heldout"], LearningError, 'the split "heldout" is both .* must never be trained on'),
+        (["environment.heldout_split=none-such"], DataError, 'no split "none-such"'),
+        (["environment.options.event=1"], ConfigError, 'no option "event": did you mean "events"'),
+        (["environment.name=gsm8k", 'environment.options={data="nowhere"}'], DataError, "nowhere"),
+        (["model.path=./nowhere"], PolicyError, "expected a model folder at ./nowhere"),
+        (["model.kind=endpoint"], ConfigError, '"endpoint" cannot be trained'),
+        (["model.prompts=bear"], ConfigError, 'did you mean "bare"'),
+    ],
+)
+def test_refused_before_the_run(tiny: Path, tmp_path: Path, changes: list[str], error: type, told: str) -> None:
+    with pytest.raises(error, match=told):
+        train(load_recipe(str(tiny), changes), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_heldout_tasks_in_training(tiny: Path, tiny_run: RunResult) -> None:
+    """Splits that share questions under two names are found out before anything is explored."""
+    from kintsugi.sandboxes.environments import word_problems
+
+    recipe = load_recipe(str(tiny), ["rounds=1", f"model.path={tiny_run.folder / 'policies' / 'start'}"])
+    inner = word_problems.WordProblems.tasks
+
+    def leaking(self: Any, split: str, *, limit: int | None = None, seed: int = 0) -> Any:
+        tasks = inner(self, split, limit=limit, seed=seed)
+        return [*tasks[:-1], inner(self, "heldout", limit=1, seed=0)[0]] if split == "train" else tasks
+
+    out = tiny.parent / "leaking"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(word_problems.WordProblems, "tasks", leaking)
+        with pytest.raises(LearningError, match="1 held-out tasks are among the tasks of round 1"):
+            train(recipe, out=out)
+    with Ledger.open(out, create=False, read_only=True) as ledger:
+        assert ledger.count_episodes(purpose="explore") == 0 and not ledger.datasets()
+
+
+def test_warm_start_band(tiny: Path) -> None:
+    recipe = load_recipe(str(tiny), ["warm_start.low=0.2", "warm_start.high=0.4"])
+    check_band(recipe, 0.2)
+    check_band(recipe, 0.4)
+    for rate in (0.19, 0.41):
+        with pytest.raises(LearningError, match=f"solves {100 * rate:.1f}% .* expected 20% to 40%"):
+            check_band(recipe, rate)
+
+
+def test_outside_the_band_stops_the_run(tiny: Path) -> None:
+    """No round is begun from a start that is too good or too bad, and resuming says the same."""
+    out = tiny.parent / "band"
+    recipe = load_recipe(str(tiny), ["warm_start.learn.steps=1", "warm_start.low=0.05", "evaluate.tasks=2"])
+    for call in (lambda: train(recipe, out=out), lambda: resume(out)):
+        with pytest.raises(LearningError, match="the warm start solves 0.0% of the held-out tasks"):
+            call()
+    assert [line["kind"] for line in RunFolder.open(out).metrics()] == ["evaluation"]
+
+
+# -- the run folder ------------------------------------------------------------------------------------------------------
+
+
+def test_run_folder_says_what_it_is(tiny: Path, tiny_run: RunResult) -> None:
+    info = RunFolder.open(tiny_run.folder).info()
+    assert recipe_of(tiny_run.folder) == load_recipe(str(tiny)) and info["seed"] == 0 and info["name"] == "tiny"
+    assert {"kintsugi-agents", "torch", "langgraph"} <= set(info["packages"]) and info["python"].startswith("3.")
+    assert not list(tiny_run.folder.rglob("*.half")) and not list(tiny_run.folder.rglob("*.partial"))
+
+
+def test_a_new_knob_does_not_begin_an_old_run_anew(tiny_run: RunResult, tmp_path: Path) -> None:
+    """The run's id is what run.json says, whatever a later version's recipe hashes to."""
+    copy = shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    info = json.loads((copy / "run.json").read_text())
+    del info["recipe"]["control"]["enabled"]  # as if written before that knob was there
+    (copy / "run.json").write_text(json.dumps(info))
+    assert resume(copy).success_rates == tiny_run.success_rates
+    assert champion_of(copy) == copy / "policies" / tiny_run.champion
+
+
+def test_seconds_are_wall_time(tiny_run: RunResult) -> None:
+    """36 episodes run at once: their sum would be many times the stage's wall time."""
+    (line,) = [line for line in RunFolder.open(tiny_run.folder).metrics() if (line["kind"], line["round"]) == ("round", 1)]
+    with Ledger.open(tiny_run.folder, read_only=True) as ledger:
+        summed = sum(one.cost.seconds for one in ledger.trajectories(round=1, purpose=["explore", "measure"]))
+    assert 0 < line["seconds"] < summed
+
+
+def test_check_of_bundled_recipes() -> None:
+    from kintsugi.training.casting import Troupe
+    from kintsugi.training.recipe import recipe_names
+
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if recipe.environment.name == "word_problems":  # the others need data, or a network to fetch it from
+            check(recipe, Troupe(recipe))
+
+
+def test_damaged_ledger_and_metrics(tiny_run: RunResult, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_run.folder, tmp_path / "copy")
+    (copy / "metrics.jsonl").write_text("{")
+    with pytest.raises(RunError, match="metrics.jsonl cannot be read"):
+        champion_of(copy)
+    (copy / "ledger.sqlite").write_bytes(b"nonsense" * 999)
+    with pytest.raises(LedgerError, match="is damaged or is no ledger"):
+        resume(copy)

@@ -24,6 +24,9 @@ from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
 WORD_PIECE = re.compile(r" ?[!-/:-~]+")
+VOCABULARY_TASKS = 2000
+"""How many training questions (without answers) the tokenizer of a small model is made from, besides the demonstrations."""
+
 OnStep = Callable[[int, int, float], None]
 
 
@@ -150,7 +153,9 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
 
     shelf.mkdir(parents=True, exist_ok=True)
     shown = await demonstrations(troupe.environment, settings.demonstrations, seed)
-    texts = [text for pair in zip((task.prompt for task in shown.tasks), shown.actions, strict=True) for text in pair]
+    # The vocabulary knows the words of the training tasks' questions, as a pretrained model's would; no answer is among them.
+    asked = troupe.environment.tasks(recipe.environment.train_split, limit=VOCABULARY_TASKS, seed=seed)
+    texts = [task.prompt for task in (*asked, *shown.tasks)] + list(shown.actions)
     raw = make_small_model(texts, shelf / f"{folder.name}-raw", recipe.model.small, seed)
     chat = load_chat(raw)
     clean = sorted(demonstration_rows(recipe, troupe, chat, shown), key=lambda row: len(row.ids))

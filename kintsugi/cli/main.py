@@ -50,7 +50,12 @@ class _Lazy(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Lazy, name="kintsugi", add_completion=False, rich_markup_mode=None, no_args_is_help=True, invoke_without_command=True
+    cls=_Lazy,
+    name="kintsugi",
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    invoke_without_command=True,
 )
 
 

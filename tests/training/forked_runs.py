@@ -94,7 +94,7 @@ def run_chains(chains: list[list[dict[str, Any]]], at_once: int = 2) -> list[lis
         while waiting and len(running) < at_once:
             number = waiting.pop(0)
             if len(results[number]) < len(chains[number]):
-                said = tempfile.TemporaryFile("w+")
+                said = tempfile.TemporaryFile("w+")  # noqa: SIM115
                 running[start(chains[number][len(results[number])], said)] = (number, said)
         if running:
             pid, status = os.wait()

@@ -25,6 +25,7 @@ from kintsugi.training.selection import SelectConfig, build_pool
 
 
 def attempt(id: str, right: bool = False, tokens: int = 10, stop: str = "", **more: Any) -> Trajectory:
+    verdict = Verdict(success=right, reward=0, fault=more.pop("fault", None))
     values: dict[str, Any] = {
         "task_id": "t",
         "episode_id": "e",
@@ -35,7 +36,7 @@ def attempt(id: str, right: bool = False, tokens: int = 10, stop: str = "", **mo
         "round": 1,
         "stop": stop or ("success" if right else "failure"),
         "hard_reward": float(right),
-        "messages": (Observation(text="?"), Action(text=id), Verdict(success=right, reward=0, fault=more.pop("fault", None))),
+        "messages": (Observation(text="?"), Action(text=id), verdict),
         "cost": Cost(generated_tokens=tokens, processed_tokens=2 * tokens),
     }
     return Trajectory(id=id, **{**values, **more})
@@ -122,9 +123,9 @@ class Sayer:
         self.forgotten = 0
 
     async def complete(self, request: Request) -> list[Completion]:
-        number = int("".join(letter for letter in request.messages[-1]["content"].splitlines()[-1] if letter.isdigit()) or 1)
+        number = int(request.messages[-1]["content"].split()[-1])
         text = "yes" if request.prefill or number % 2 == 0 else "no"
-        return [Completion(text=text, prompt_ids=(1, 2), token_ids=(3, 4, 5), logprobs=(-1.0, -1.0, -1.0), processed_tokens=2)]
+        return [Completion(text=text, prompt_ids=(1, 2), token_ids=(3, 4, 5), logprobs=(-1.0,) * 3, processed_tokens=2)]
 
     async def score(self, request: Request, completion: str) -> tuple[float, ...]:
         return (-1.0,)

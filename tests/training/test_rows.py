@@ -36,13 +36,19 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTokens:
 
 
 def rows(
-    chat: ChatTokens, *known: Trajectory, form: str = "rollback", sees: str = "feedback", prompts: str = "bare", who: str = "refiner"
+    chat: ChatTokens,
+    *known: Trajectory,
+    form: str = "rollback",
+    sees: str = "feedback",
+    prompts: str = "bare",
+    who: str = "refiner",
 ) -> Rows:
+    repair = {"who": "self" if who == "refiner" else "reflector", "form": form, "sees": sees}
     return Rows(
         chat,
         actor=load_prompt(prompts, "actor").without_shots(),
         repairer=load_prompt(prompts, who),
-        repair=RepairConfig.model_validate({"who": "self" if who == "refiner" else "reflector", "form": form, "sees": sees}),
+        repair=RepairConfig.model_validate(repair),
         trajectories={one.id: one for one in known},
     )
 
@@ -210,8 +216,9 @@ class Hunter:
             text = "HINT: keep going"
         else:
             text = self.plan[done] if hinted or done == 0 else "quit"
-        ids = odd(self.chat, text)
-        return [Completion(text=text, prompt_ids=self.chat.context(request), token_ids=ids if self.exact else (), logprobs=(-0.5,) * len(ids))]
+        ids = odd(self.chat, text) if self.exact else ()
+        logprobs = (-0.5,) * len(ids)
+        return [Completion(text=text, prompt_ids=self.chat.context(request), token_ids=ids, logprobs=logprobs)]
 
     async def score(self, request: Request, completion: str) -> tuple[float, ...]:
         return (-1.0,) * len(completion)
@@ -265,7 +272,8 @@ def test_attempts_without_tokens_give_rows_from_text(chat: ChatTokens) -> None:
     assert all(action.tokens is None for action in won.actions)
     row = rows(chat, won, form="again", prompts="react", who="reflector").explore(won)
     assert learned(chat, row) + chat.end_of_turn == "".join(action.text + chat.end_of_turn for action in won.actions)
-    messages: list[ChatMessage] = list(load_prompt("react", "actor").messages(task=won.messages[0].text, attempt="", feedback="", memory=""))  # type: ignore[union-attr]
+    task = won.messages[0].text  # type: ignore[union-attr]
+    messages = list(load_prompt("react", "actor").messages(task=task, attempt="", feedback="", memory=""))
     for message in won.messages[1:]:
         if isinstance(message, Action | Observation):
             messages.append(ChatMessage(role="assistant" if isinstance(message, Action) else "user", content=message.text))
@@ -276,10 +284,10 @@ def test_a_context_that_was_built_anew_is_not_repeated(chat: ChatTokens) -> None
     """Where ids do not go on from one another, the row comes from the text: nothing stands in it twice."""
     _, won = hunt(chat)
     head, *rest = won.messages
-    broken = [
-        dataclasses.replace(one, tokens=dataclasses.replace(one.tokens, restart=True)) if one is won.actions[1] and one.tokens else one  # type: ignore[union-attr]
-        for one in rest
-    ]
+    second = won.actions[1]
+    assert second.tokens is not None
+    anew = dataclasses.replace(second, tokens=dataclasses.replace(second.tokens, restart=True))
+    broken = [anew if one is second else one for one in rest]
     one = dataclasses.replace(won, messages=(head, *broken))
     row = rows(chat, one, form="again", prompts="react", who="reflector").explore(one)
     assert learned(chat, row) == learned(chat, rows(chat, won, form="again", prompts="react", who="reflector").explore(won))

@@ -165,7 +165,7 @@ def test_rounds_removed(tiny_run: RunResult, tmp_path: Path) -> None:
     """Without graph checkpoints the finished stages are found in the ledger again."""
     copy = shutil.copytree(tiny_run.folder, tmp_path / "copy")
     (copy / "rounds.sqlite").write_bytes(b"no database" * 500)
-    with pytest.raises(RunError, match="rounds.sqlite is damaged .*: remove it and resume"):
+    with pytest.raises(RunError, match=r"rounds\.sqlite is damaged .*: remove it and resume"):
         resume(copy)
     for file in copy.glob("rounds.sqlite*"):
         file.unlink()
@@ -259,7 +259,7 @@ def test_outside_the_band_stops_the_run(tiny: Path) -> None:
     out = tiny.parent / "band"
     recipe = load_recipe(str(tiny), ["warm_start.learn.steps=1", "warm_start.low=0.05", "evaluate.tasks=2"])
     for call in (lambda: train(recipe, out=out), lambda: resume(out)):
-        with pytest.raises(LearningError, match="the warm start solves 0.0% of the held-out tasks"):
+        with pytest.raises(LearningError, match=r"the warm start solves 0\.0% of the held-out tasks"):
             call()
     assert [line["kind"] for line in RunFolder.open(out).metrics()] == ["evaluation"]
 
@@ -305,7 +305,7 @@ def test_check_of_bundled_recipes() -> None:
 def test_damaged_ledger_and_metrics(tiny_run: RunResult, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_run.folder, tmp_path / "copy")
     (copy / "metrics.jsonl").write_text("{")
-    with pytest.raises(RunError, match="metrics.jsonl cannot be read"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read"):
         champion_of(copy)
     (copy / "ledger.sqlite").write_bytes(b"nonsense" * 999)
     with pytest.raises(LedgerError, match="is damaged or is no ledger"):

@@ -24,10 +24,12 @@ def run_seed(recipes: list[str], seed: int, folder: Path, overrides: list[str]) 
     done = []
     for recipe in recipes:
         out = folder / f"{recipe}-{seed}"
-        what = ["--resume", str(out)] if (out / "run.json").exists() else [recipe, f"seed={seed}", *overrides, "--out", str(out)]
-        command = [sys.executable, "-m", "kintsugi.cli.main", "train", *what, "--quiet"]
+        new = [recipe, f"seed={seed}", *overrides, "--out", str(out)]
+        what = ["--resume", str(out)] if (out / "run.json").exists() else new
+        command = [sys.executable, "-m", "kintsugi", "train", *what, "--quiet"]
         started = time.monotonic()
-        asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        asked = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if asked.returncode:
             raise SystemExit(f"{' '.join(command)} failed with {asked.returncode}:\n{asked.stderr.strip()[-2000:]}")
         print(f"{out}  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

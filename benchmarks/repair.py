@@ -65,7 +65,7 @@ def measure(runs: list[Path], worth: int) -> dict[str, Any]:
     for number, run in enumerate(runs):
         found = tries(run)
         for (round_number, _), both in found.items():
-            row = [sum(t[0] for t in both["repair"]), len(both["repair"]), sum(t[0] for t in both["fresh"]), len(both["fresh"])]
+            row = [count for kind in ("repair", "fresh") for count in (sum(t[0] for t in both[kind]), len(both[kind]))]
             hits.append((row[0], row[1], row[2], row[3]))
             seeds.append(number)
             by_round[round_number] = [a + b for a, b in zip(by_round[round_number], row, strict=True)]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kintsugi.errors import missing_extra
-from kintsugi.training.run_story import Point, RunStory
 from kintsugi.training.intervals import mean_sd
+from kintsugi.training.run_story import Point, RunStory
 
 INK, PAPER, GOLD, SLATE = "#33302a", "#fcfbf8", "#b8860b", "#64748b"
 COLOURS = (GOLD, "#0f766e", "#4f46a5", "#b4432f", "#4d7c0f", "#9d3b78", "#0369a1")

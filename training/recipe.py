@@ -61,8 +61,8 @@ class WarmStartConfig(StrictConfig):
     demonstrations: how many tasks of the environment's "demonstrations" split. first: phases before `learn`, easy ones
     first. repair_share: share of `learn`'s rows that are scripted repairs.
     word_noise, noise_share: in this share of `learn`'s demonstrations every other sentence is garbled: each word piece
-        becomes another one with this probability (numbers and programs stay). A model that has met words it cannot know guesses
-        at them, and what it guesses right it can learn from.
+        becomes another one with this probability (numbers and programs stay). A model that has met words it cannot know
+        guesses at them, and what it guesses right it can learn from.
     low, high: held-out success must lie between; outside there is little to learn, or little to see: the run stops.
     """
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from kintsugi.errors import RunError
 from kintsugi.training.curves import draw_comparison, draw_evolution, evolution_svg
+from kintsugi.training.intervals import Difference, mean_sd, paired_t
 from kintsugi.training.run_folder import write_whole
 from kintsugi.training.run_story import Point, RunStory, read_run, share
-from kintsugi.training.intervals import Difference, mean_sd, paired_t
 
 COLUMNS = ("round", "main %", "95 %", "control", "gate", "solved", "repair", "fresh", "steps", "loss")
 LEGEND = "* champion; repair, fresh: % of tries at unsolved tasks that were right"

@@ -14,17 +14,15 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kintsugi.errors import LearningError
 from kintsugi.graphs.episode_config import RepairConfig
 from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.round_graph import RoundState, Stage
 from kintsugi.graphs.worlds import Worlds
 from kintsugi.ledger import Ledger
-from kintsugi.records import Checkpoint, Dataset, Evaluation, Task, Trajectory
+from kintsugi.records import Checkpoint, Dataset, Evaluation, Trajectory
 from kintsugi.training import exploration
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans, seed_of
@@ -33,6 +31,7 @@ from kintsugi.training.intervals import wilson_interval
 from kintsugi.training.learn import learn
 from kintsugi.training.lessons import Lessons
 from kintsugi.training.recipe import Recipe
+from kintsugi.training.round_tasks import RoundTasks
 from kintsugi.training.run_folder import RunFolder, write_whole
 from kintsugi.training.selection import build_pool, select
 from kintsugi.training.warm_start import (
@@ -55,7 +54,7 @@ class Stages:
         self.recipe, self.run, self.ledger, self.troupe, self.watch = recipe, run, ledger, troupe, watch
         self.run_id = run_id
         self.worlds = Worlds(troupe.environment, timeout_s=recipe.episode.turn_timeout_s)
-        self._heldout: Sequence[Task] | None = None
+        self.tasks = RoundTasks(recipe, troupe.environment)
         self._stopped = threading.Event()
 
     def table(self) -> dict[str, Stage]:
@@ -69,7 +68,7 @@ class Stages:
         """End a training that still runs in its thread (Ctrl-C) at its next step: Python waits for its threads."""
         self._stopped.set()
 
-    # -- the start ---------------------------------------------------------------------------------------------------
+    # -- the start
 
     async def prepare(self, state: RoundState) -> dict[str, Any]:
         """Make or find the start policy, and measure it."""
@@ -94,12 +93,12 @@ class Stages:
             self._record_evaluation(control, arm="control", promoted=True)
         return {"round": 1, "champion": START, "versions": versions, "datasets": {}, "trained": {}}
 
-    # -- explore → verify → repair -------------------------------------------------------------------------------------
+    # -- explore → verify → repair
 
     async def explore(self, state: RoundState) -> dict[str, Any]:
         """Samples, verdicts and repairs of this round's tasks, into the ledger."""
         recipe, number = self.recipe, state["round"]
-        tasks = self._round_tasks(number)
+        tasks = self.tasks.of_round(number)
         cast = await self._cast(state, repair=recipe.repair, few_shot=number <= recipe.explore.few_shot_rounds)
         explorer = exploration.Exploration(
             recipe, cast, self.ledger, run_id=self.run_id, round=number, version=state["champion"]
@@ -143,7 +142,7 @@ class Stages:
         explorer = exploration.Exploration(
             self.recipe, cast, self.ledger, run_id=self.run_id, round=number, version=version
         )
-        tasks = {task.id: task for task in self._round_tasks(number)}
+        tasks = {task.id: task for task in self.tasks.of_round(number)}
         plans = [
             explorer.plan(tasks[one.task_id], exploration.FIRST_EXTRA + index, repair_of=one)
             for index, one in enumerate(failed)
@@ -155,7 +154,7 @@ class Stages:
         self.watch.say(f"round {number}  trained reflector repaired {right} of {len(episodes)} failed attempts")
         return {"versions": versions}
 
-    # -- reward → select → learn -----------------------------------------------------------------------------------------
+    # -- reward → select → learn
 
     async def reward(self, state: RoundState) -> dict[str, Any]:
         """Soft rewards for ranking: as sampled, or the whole pool re-scored under the current champion."""
@@ -186,8 +185,8 @@ class Stages:
         if not rows:
             self.run.record("select", round=number, rows=0)
             self.watch.say(
-                f"round {number}  nothing to learn from: no attempt succeeded, so nothing is trained. Give an easier task or "
-                "a better start policy, or raise explore.k"
+                f"round {number}  nothing to learn from: no attempt succeeded, so nothing is trained. Give an easier "
+                "task or a better start policy, or raise explore.k"
             )
             return {"datasets": {}}
         hashes = {}
@@ -217,7 +216,7 @@ class Stages:
             versions[version] = f"policies/{version}"
         return {"trained": trained, "versions": versions}
 
-    # -- evaluate → promote ------------------------------------------------------------------------------------------------
+    # -- evaluate → promote
 
     async def evaluate(self, state: RoundState) -> dict[str, Any]:
         """Held-out success of what was trained."""
@@ -239,36 +238,6 @@ class Stages:
         self.watch.say(f"round {number}  held out {known[version].success_rate:.1%}{beside}; {decision.reason}")
         champion = version if decision.promote else state["champion"]
         return {"champion": champion, "round": number + 1}
-
-    # -- pieces ------------------------------------------------------------------------------------------------------------
-
-    def heldout(self) -> Sequence[Task]:
-        """The held-out tasks: the same in every round, arm and recipe with this evaluation seed."""
-        if self._heldout is None:
-            settings = self.recipe.environment
-            self._heldout = self.troupe.environment.tasks(
-                settings.heldout_split, limit=self.recipe.evaluate.tasks, seed=self.recipe.evaluate.seed
-            )
-            if not self._heldout:
-                raise LearningError(f'{settings.name} has no tasks in its split "{settings.heldout_split}"')
-        return self._heldout
-
-    def _round_tasks(self, number: int) -> Sequence[Task]:
-        recipe = self.recipe
-        seed = seed_of(recipe.seed, "tasks", number)
-        split = recipe.environment.train_split
-        tasks = self.troupe.environment.tasks(split, limit=recipe.explore.tasks, seed=seed)
-        self._no_heldout_in(tasks, f"round {number}")
-        return tasks
-
-    def _no_heldout_in(self, tasks: Sequence[Task], where: str) -> None:
-        heldout = {task.prompt for task in self.heldout()}
-        both = [task.id for task in tasks if task.prompt in heldout]
-        if both:
-            raise LearningError(
-                f"{len(both)} held-out tasks are among the tasks of {where} (first: {both[0]}): choose disjoint splits "
-                "(environment.train_split, environment.heldout_split)"
-            )
 
     async def _cast(
         self,
@@ -360,7 +329,7 @@ class Stages:
 
     async def _evaluate(self, version: str, folder: str, *, arm: str, round: int) -> Evaluation:
         settings = self.recipe.evaluate
-        tasks = self.heldout()
+        tasks = self.tasks.heldout()
         greedy = await self.troupe.cast(version, folder, greedy=True, worlds=self.worlds)
         common = {"run_id": self.run_id, "round": round, "version": version}
         plans = evaluation_plans(tasks, seed=settings.seed, samples=0, **common)

@@ -153,7 +153,7 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
 
     shelf.mkdir(parents=True, exist_ok=True)
     shown = await demonstrations(troupe.environment, settings.demonstrations, seed)
-    # The vocabulary knows the words of the training tasks' questions, as a pretrained model's would; no answer is among them.
+    # The vocabulary has the words of the training questions, as a pretrained model's would; no answer is among them.
     asked = troupe.environment.tasks(recipe.environment.train_split, limit=VOCABULARY_TASKS, seed=seed)
     texts = [task.prompt for task in (*asked, *shown.tasks)] + list(shown.actions)
     raw = make_small_model(texts, shelf / f"{folder.name}-raw", recipe.model.small, seed)

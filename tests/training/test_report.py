@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from kintsugi.errors import RunError
-from kintsugi.training.report import as_dict, compare, summary, write_report
 from kintsugi.training.intervals import paired_t, wilson_interval
+from kintsugi.training.report import as_dict, compare, summary, write_report
 
 MAIN, CONTROL = [0.287, 0.363, 0.442, 0.430, 0.567], [0.287, 0.338, 0.353, 0.358, 0.398]
 

@@ -39,7 +39,7 @@ class Troupe:
         elif policy.version != version and policy is not self._given:
             reload = getattr(policy, "reload", None)
             if reload is None:
-                raise PolicyError(f"{policy.name} cannot load trained weights ({version}): train with model.kind=transformers")
+                raise PolicyError(f"{policy.name} cannot load trained weights: train with model.kind=transformers")
             await reload(str(folder), version)
         return policy
 

@@ -182,7 +182,7 @@ class served:
         assert found, line + (self.process.stderr.read() if self.process.stderr else "")
         return found[0]
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.process.send_signal(signal.SIGINT)
         _, err = self.process.communicate(timeout=20)
         assert "Traceback" not in err and self.process.returncode in (0, 130), (self.process.returncode, err)

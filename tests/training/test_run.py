@@ -51,6 +51,7 @@ REFLECTIVE = [  # overrides: Re-ReST's own stages
     "repair.who=reflector",
     "repair.on=failures",
     "repair.form=rollback",
+    "explore.tasks=30",
     "reflector.train=true",
     "reflector.learn.steps=3",
     "targets.score=current",

@@ -28,10 +28,12 @@ Curves = Mapping[str, Sequence[Mapping[int, float]]]
 def draw_evolution(story: RunStory, path: Path) -> Path:
     """Held-out success by round with its 95 % intervals: main arm in gold, control in grey, the champion ringed."""
     figure, axes = _figure()
+    # The number of the arm that ends lower goes below its point, so that two close ends can both be read.
+    lower = bool(story.main and story.control) and story.control[-1].rate <= story.main[-1].rate
     if story.control:
-        _arm(axes, story.control, SLATE, "control: the same steps on demonstrations", dashed=True)
+        _arm(axes, story.control, SLATE, "control: the same steps on demonstrations", dashed=True, below=lower)
     if story.main:
-        _arm(axes, story.main, GOLD, "self-training")
+        _arm(axes, story.main, GOLD, "self-training", below=bool(story.control) and not lower)
         _mark_promotions(axes, story)
     else:
         axes.text(0.5, 0.5, "nothing evaluated yet", transform=axes.transAxes, ha="center", color=INK)
@@ -136,7 +138,9 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _arm(axes: Any, series: Sequence[Point], colour: str, label: str, *, dashed: bool = False) -> None:
+def _arm(
+    axes: Any, series: Sequence[Point], colour: str, label: str, *, dashed: bool = False, below: bool = False
+) -> None:
     rounds = [point.round for point in series]
     rates = [100 * point.rate for point in series]
     axes.fill_between(
@@ -144,8 +148,7 @@ def _arm(axes: Any, series: Sequence[Point], colour: str, label: str, *, dashed:
     )
     style = "--" if dashed else "-"
     axes.plot(rounds, rates, color=colour, lw=2.4, ls=style, marker="o", ms=6, label=label, zorder=3)
-    # When both arms end close together, the control's number goes below its point.
-    offset = (10, -12) if dashed else (10, 4)
+    offset = (10, -12) if below else (10, 4)
     spot = {"xytext": offset, "textcoords": "offset points"}
     axes.annotate(f"{rates[-1]:.1f} %", (rounds[-1], rates[-1]), color=colour, fontweight="bold", **spot)
 

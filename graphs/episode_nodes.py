@@ -172,14 +172,19 @@ def repair_request(prompt: Prompt, repair: RepairConfig, task: str, failed: Traj
 
     The same for sampling a repair and for training one (`training.rows`), so that the two never differ.
     """
-    feedback = failed.feedback if repair.sees == "feedback" else ""
-    fault = failed.fault if repair.sees == "feedback" else None
     memory = _memory(failed.messages)
-    messages = prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)
-    if repair.form != "rollback":
-        return Request(messages=messages), ""
-    fault = fault or blind_fault(failed)
-    return Request(messages=messages, prefill=prompt.prefill(fault.kept, fault.bad, fault.note)), fault.kept
+    if repair.form == "rollback":
+        fault = (failed.fault if repair.sees == "feedback" else None) or blind_fault(failed)
+        return rollback_request(prompt, task, transcript(failed), fault, memory), fault.kept
+    feedback = failed.feedback if repair.sees == "feedback" else ""
+    return Request(messages=prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)), ""
+
+
+def rollback_request(prompt: Prompt, task: str, attempt: str, fault: Fault, memory: str = "") -> Request:
+    """What is asked of a repair that goes on from `fault.kept`: the feedback is the line objected to and the objection."""
+    feedback = f"{fault.bad} # {fault.note}"
+    messages = prompt.messages(task=task, attempt=attempt, feedback=feedback, memory=memory)
+    return Request(messages=messages, prefill=prompt.prefill(fault.kept, fault.bad, fault.note))
 
 
 def blind_fault(failed: Trajectory) -> Fault:

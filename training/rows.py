@@ -9,7 +9,6 @@ attempt's context is stripped from the agent's row (Re-ReST, section 3): the pro
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,7 +16,7 @@ from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import Policy, Request, live
 from kintsugi.agents.roles import Prompt
 from kintsugi.graphs.episode_config import RepairConfig
-from kintsugi.graphs.episode_nodes import repair_request
+from kintsugi.graphs.episode_nodes import repair_request, rollback_request
 from kintsugi.records import Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
@@ -106,8 +105,7 @@ class Rows:
             answer = tokens.completion_ids if tokens else self.chat.completion_ids(chosen.actions[0].text[len(kept) :])
         elif self.repair.form == "rollback":
             fault, rest = rollback_cut(rejected, chosen, blind=self.repair.sees == "attempt")
-            prefill = self.repairer.prefill(fault.kept, fault.bad, fault.note)
-            request = dataclasses.replace(request, prefill=prefill)
+            request = rollback_request(self.repairer, _opening(rejected), rejected.text, fault)
             answer = self.chat.completion_ids(rest)
         else:
             answer = self._answer(chosen)

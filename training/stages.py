@@ -134,6 +134,7 @@ class Stages:
             self.watch.say(f"round {number}  no wrong → right pair yet: the reflector stays as it is")
             return {}
         dataset = Dataset(run_id=self.run_id, round=number, target="reflector", rows=tuple(built))
+        self.ledger.add_dataset(dataset)
         await self._learn(state, dataset, version, source=self._source(state), config=self.recipe.reflector.learn)
         versions = {**state["versions"], version: f"policies/{version}"}
         failed = _still_failed(trajectories.values(), number)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.agents.chat_tokens import ChatTokens
-from kintsugi.agents.policies.policy import ChatMessage, Request
+from kintsugi.agents.policies.policy import ChatMessage
 from kintsugi.errors import ConfigError, LearningError
+from kintsugi.graphs.episode_nodes import rollback_request
 from kintsugi.records import DatasetRow, Task, content_hash
 from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.training.casting import Troupe
@@ -123,9 +124,7 @@ def repair_demonstration_rows(
     for index in range(num):
         task = shown.tasks[index % len(shown.tasks)]
         attempt, fault, mended = script(task, random.Random(f"{seed}:{index}"))
-        messages = prompt.messages(task=task.prompt, attempt=attempt, feedback=fault.note, memory="")
-        prefill = prompt.prefill(fault.kept, fault.bad, fault.note)
-        context = chat.context(Request(messages=messages, prefill=prefill))
+        context = chat.context(rollback_request(prompt, task.prompt, attempt, fault))
         answer = chat.completion_ids(mended)
         mask = (0,) * len(context) + (1,) * len(answer)
         rows.append(

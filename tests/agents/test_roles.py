@@ -38,11 +38,11 @@ def test_bundled_sets() -> None:
             assert empty[-1]["content"] == empty[-1]["content"].strip()
 
 
-def test_bare_is_the_task_alone() -> None:
+def test_bare_is_the_task_and_for_repairs_the_objection() -> None:
     task = "  Ann has $5 and {brackets} $task ${memory} \n\n\n100% \\ ok\n"
-    for role in ("actor", "refiner", "reflector"):
+    for role, asked in (("actor", task), ("refiner", f"{task}<bad>f<fix>"), ("reflector", f"{task}<bad>f<fix>")):
         messages = load_prompt("bare", role).messages(task=task, attempt="a", feedback="f", memory="m")
-        assert messages == as_messages(("user", task))
+        assert messages == as_messages(("user", asked))
 
 
 def test_filled_in_text_is_not_a_template() -> None:
@@ -82,7 +82,7 @@ def test_shots_alternate_and_their_programs_are_right() -> None:
 
 def test_prefill() -> None:
     fault = ("a = 1\n", "b = $5", "5 not in question")
-    assert load_prompt("bare", "refiner").prefill(*fault) == "<bad>b = $5 # 5 not in question<fix>a = 1\n"
+    assert load_prompt("bare", "refiner").prefill(*fault) == "a = 1\n"
     assert load_prompt("program", "refiner").prefill(*fault) == "a = 1\n"
 
 

@@ -80,11 +80,12 @@ def test_rollback_keeps_the_lines_before_the_fault() -> None:
     (episode,) = played(cast_of(policy, environment, prompts="bare", repair=repair), plan_of(task))
     failed, mended = episode.trajectories
     assert failed.fault == fault and fault.kept
-    prefill = f"<bad>{fault.bad} # {fault.note}<fix>{fault.kept}"
-    assert policy.requests[1].prefill == prefill
+    asked = policy.requests[1]
+    assert asked.messages[-1]["content"] == f"{task.prompt}<bad>{fault.bad} # {fault.note}<fix>"
+    assert asked.prefill == fault.kept
     (action,) = mended.actions
     assert action.text == fault.kept + completion == right and action.prefill == fault.kept and mended.success
-    assert action.tokens and bytes(action.tokens.context_ids).decode().endswith(prefill)
+    assert action.tokens and bytes(action.tokens.context_ids).decode().endswith(fault.kept)
     assert action.tokens.completion_ids == (*completion.encode(), 256)
 
 
@@ -99,7 +100,7 @@ def test_blind_rollback_goes_on_from_a_line_of_its_own() -> None:
         (episode,) = played(cast, plan_of(task, sample))
         (action,) = episode.trajectories[1].actions
         assert bad.startswith(action.prefill) and action.text == action.prefill + "print(0)"
-        assert " # wrong<fix>" in policy.requests[1].prefill
+        assert policy.requests[1].messages[-1]["content"].endswith(" # wrong<fix>")
         cuts.add(action.prefill)
     assert len(cuts) > 1
 

@@ -109,7 +109,8 @@ def preload() -> None:
     """What every process would import, imported once. No thread may start here: the children are forked."""
     import matplotlib.pyplot
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     import kintsugi.training.curves
     import kintsugi.training.run

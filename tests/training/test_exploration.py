@@ -123,8 +123,8 @@ class Sayer:
         self.forgotten = 0
 
     async def complete(self, request: Request) -> list[Completion]:
-        number = int(request.messages[-1]["content"].split()[-1])
-        text = "yes" if request.prefill or number % 2 == 0 else "no"
+        task, _, objection = request.messages[-1]["content"].partition("<bad>")
+        text = "yes" if objection or int(task.split()[-1]) % 2 == 0 else "no"
         return [Completion(text=text, prompt_ids=(1, 2), token_ids=(3, 4, 5), logprobs=(-1.0,) * 3, processed_tokens=2)]
 
     async def score(self, request: Request, completion: str) -> tuple[float, ...]:

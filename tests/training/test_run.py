@@ -5,6 +5,8 @@ The killed processes are real ones (forked, see forked_runs.py) and die of SIGKI
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,10 +19,13 @@ import pytest
 
 from kintsugi.errors import ConfigError, DataError, LearningError, LedgerError, PolicyError, RunError
 from kintsugi.ledger import Ledger
+from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import load_recipe
 from kintsugi.training.run import RunResult, champion_of, check, recipe_of, resume, train
 from kintsugi.training.run_folder import RunFolder
+from kintsugi.training.stages import Stages
 from kintsugi.training.warm_start import check_band
+from kintsugi.training.watch import Watch
 from tests.training import forked_runs
 
 LEDGER = "kintsugi.ledger.ledger:Ledger"
@@ -51,7 +56,6 @@ REFLECTIVE = [  # overrides: Re-ReST's own stages
     "repair.who=reflector",
     "repair.on=failures",
     "repair.form=rollback",
-    "explore.tasks=30",
     "reflector.train=true",
     "reflector.learn.steps=3",
     "targets.score=current",
@@ -146,6 +150,32 @@ def test_killed_with_a_reflector(told: Any) -> None:
     undisturbed = end_state(told[0] / "reflective")
     assert "reflector-1" in undisturbed["weights"]
     assert end_state(told[0] / "reflective-killed") == undisturbed
+
+
+def test_reflecting_again_sees_what_it_saw_at_first(told: Any, tmp_path: Path) -> None:
+    """A right reflection that was committed before the kill does not change what the reflector is trained on."""
+    copy = shutil.copytree(told[0] / "reflective", tmp_path / "copy")
+    run, recipe = RunFolder.open(copy), recipe_of(copy)
+    run_id = run.info()["run_id"]
+    before = end_state(copy)["weights"]["reflector-1"]
+
+    async def again() -> dict[str, Any]:
+        troupe = Troupe(recipe)
+        with Ledger.open(copy) as ledger:
+            one = ledger.episodes(policy_version="reflector-1")[0]
+            name = "f" * 16
+            last = dataclasses.replace(one.trajectories[0], id=name, episode_id=name, stop="success", hard_reward=1.0)
+            ledger.commit_episodes([dataclasses.replace(one, id=name, sample=9999, trajectories=(last,))])
+            stages = Stages(recipe, run, ledger, troupe, run_id=run_id, watch=Watch())
+            state: Any = {"round": 1, "rounds": 1, "champion": "start", "versions": {"start": "policies/start"}}
+            changes = await stages.reflect(state)
+        await troupe.close()
+        return changes
+
+    assert asyncio.run(again())["versions"]["reflector-1"] == "policies/reflector-1"
+    assert end_state(copy)["weights"]["reflector-1"] == before
+    with Ledger.open(copy, read_only=True) as ledger:
+        assert ledger.dataset(run_id, 1, "reflector").hash == ledger.checkpoints(version="reflector-1")[0].dataset_hash
 
 
 def test_interrupted(told: Any, tiny_run: RunResult) -> None:
@@ -294,7 +324,6 @@ def test_seconds_are_wall_time(tiny_run: RunResult) -> None:
 
 
 def test_check_of_bundled_recipes() -> None:
-    from kintsugi.training.casting import Troupe
     from kintsugi.training.recipe import recipe_names
 
     for name in recipe_names():

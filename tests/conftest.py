@@ -7,13 +7,13 @@ seconds, whatever a recipe's own warm start needs for that.
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 TINY = """
+threads = 1
 description = "Small enough for a test"
 rounds = 2
 [environment]
@@ -62,7 +62,6 @@ enabled = true
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe file; runs whose folders lie beside it find the warm start of seed 0 ready on the shelf there."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = tmp_path_factory.mktemp("tiny")
     path = folder / "tiny.toml"
     path.write_text(TINY, encoding="utf-8")

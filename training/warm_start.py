@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kintsugi.agents.chat_tokens import ChatTokens
@@ -27,6 +28,19 @@ from kintsugi.training.recipe import Recipe
 WORD_PIECE = re.compile(r" ?[!-/:-~]+")
 VOCABULARY_TASKS = 2000
 """How many training questions (without answers) the tokenizer of a small model is made from, besides the demonstrations."""
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = (
+    "agents/chat_tokens.py",
+    "graphs/episode_nodes.py",
+    "training/batches.py",
+    "training/learn.py",
+    "training/muon.py",
+    "training/sft.py",
+    "training/small_model.py",
+    "training/warm_start.py",
+)
+"""What a warm start comes from, besides the environment and its prompts."""
 
 OnStep = Callable[[int, int, float], None]
 
@@ -134,10 +148,25 @@ def repair_demonstration_rows(
 
 
 def warm_start_key(recipe: Recipe, seed: int) -> str:
-    """A hash of all that the warm start depends on."""
+    """A hash of all that the warm start depends on, the code that makes it included."""
     assert recipe.warm_start is not None
     parts = [recipe.environment, recipe.model.small, recipe.model.prompts, recipe.warm_start]
-    return content_hash([*[part.model_dump() if not isinstance(part, str) else part for part in parts], seed])
+    settings = [part.model_dump() if not isinstance(part, str) else part for part in parts]
+    return content_hash([*settings, seed, code_hash(recipe.environment.name, recipe.model.prompts)])
+
+
+def code_hash(environment: str, prompts: str, root: Path = ROOT) -> str:
+    """A hash of the package's version and of the source files that a warm start comes from (weights made by another
+    generator are never reused). An environment of another package is known by its name and options alone."""
+    # The files beside word_problems.py are called word_problem_generator.py and word_problem_faults.py.
+    own = f"sandboxes/environments/{environment.removesuffix('s')}*.py"
+    patterns = [*SOURCES, own, f"agents/prompts/{prompts}/*.toml"]
+    files = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    try:
+        release = version("kintsugi-agents")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        release = ""
+    return content_hash([release, [(path.name, path.read_text(encoding="utf-8")) for path in files]])
 
 
 async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_step: OnStep | None = None) -> Path:

@@ -56,9 +56,11 @@ def unavailable() -> str | None:
     return None
 
 
-def open_backend(*, workers: int | None, limits: Limits, image: str | None, allow_unsafe: bool) -> LocalSandbox:
+def open_backend(
+    *, workers: int | None, limits: Limits, image: str | None, allow_unsafe: bool, packages: Mapping[str, str] | None = None
+) -> LocalSandbox:
     """See `open_sandbox`. There is no image here: programs run on the caller's own Python."""
-    return LocalSandbox(workers=workers, limits=limits, allow_unsafe=allow_unsafe)
+    return LocalSandbox(workers=workers, limits=limits, allow_unsafe=allow_unsafe, packages=packages)
 
 
 class WorkerFailed(Exception):
@@ -68,7 +70,7 @@ class WorkerFailed(Exception):
 class LocalWorker:
     """The launcher's end of one worker process."""
 
-    def __init__(self, folder: Path, confinement: str) -> None:
+    def __init__(self, folder: Path, confinement: str, packages: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         folder.mkdir(mode=0o711)
         ours, theirs = socket.socketpair()
@@ -78,7 +80,7 @@ class LocalWorker:
             script = str(Path(__file__).with_name("worker.py"))
             python = getattr(sys, "_base_executable", None) or sys.executable
             self.process = subprocess.Popen(
-                [python, "-I", "-S", "-B", "-X", "utf8", script, str(folder), confinement],
+                [python, "-I", "-S", "-B", "-X", "utf8", script, str(folder), confinement, json.dumps(packages or {})],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=self._errors,
@@ -178,6 +180,7 @@ class LocalSandbox:
         limits: Limits | None = None,
         allow_unsafe: bool = False,
         confinement: str = "auto",
+        packages: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.num_workers = workers or len(os.sched_getaffinity(0))
@@ -193,6 +196,7 @@ class LocalSandbox:
         self._idle: queue.SimpleQueue[LocalWorker | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="sandbox")
         self._confinement = confinement
+        self._packages = packages
         try:
             first = self._start()
             self.rung: str = first.hello["rung"]
@@ -339,7 +343,7 @@ class LocalSandbox:
         with self._lock:
             self._serial += 1
             serial = self._serial
-        return LocalWorker(self._folder / f"worker-{serial}", self._confinement)
+        return LocalWorker(self._folder / f"worker-{serial}", self._confinement, self._packages)
 
     def _retire(self, worker: LocalWorker | None) -> None:
         with self._lock:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -223,11 +225,14 @@ def open_sandbox(
     limits: Limits = Limits(),
     image: str | None = None,
     allow_unsafe: bool = False,
+    packages: Sequence[str] = (),
 ) -> Sandbox:
     """Open a sandbox with `workers` programs at once (default: one for each core).
 
     `auto` takes the first of `AUTO_ORDER` that can run here. `image` is for kinds that run containers. `allow_unsafe`
-    accepts a backend that holds limits but does not isolate: for programs you trust. Raises ConfigError,
+    accepts a backend that holds limits but does not isolate: for programs you trust. `packages` names modules beyond
+    the standard library that programs may import ("clingo"): workers import them before any program runs, so no
+    folder is opened to programs; only backends whose `open_backend` takes them are asked. Raises ConfigError,
     SandboxError.
     """
     if workers is not None and workers < 1:
@@ -242,8 +247,11 @@ def open_sandbox(
     for name in [k for k in AUTO_ORDER if k in kinds] if kind == "auto" else [kind]:
         backend = _backend(name)
         reason = backend.unavailable()
+        if packages and "packages" not in inspect.signature(backend.open_backend).parameters:
+            reason = f"it has no {', '.join(packages)}"
         if reason is None:
-            return backend.open_backend(workers=workers, limits=limits, image=image, allow_unsafe=allow_unsafe)
+            more = {"packages": {name: _folder_of(name) for name in packages}} if packages else {}
+            return backend.open_backend(workers=workers, limits=limits, image=image, allow_unsafe=allow_unsafe, **more)
         reasons.append(f"{name}: {reason}")
     raise SandboxError(
         f"sandbox {kind!r}: expected a backend that runs here, found {'; '.join(reasons)}; mend it or name another kind"
@@ -252,3 +260,12 @@ def open_sandbox(
 
 def _backend(kind: str) -> ModuleType:
     return importlib.import_module(f"kintsugi.sandboxes.{kind}_sandbox")
+
+
+def _folder_of(name: str) -> str:
+    """The folder from which a worker imports the package `name`; SandboxError when it is not installed."""
+    found = importlib.util.find_spec(name.partition(".")[0])
+    if found is None or found.origin is None:
+        raise SandboxError(f"sandbox: expected the package {name} to be installed for its programs, found none")
+    path = Path(found.origin)
+    return str(path.parents[1] if path.name == "__init__.py" else path.parent)

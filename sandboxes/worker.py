@@ -1,6 +1,8 @@
 """The worker: one warm interpreter that forks once per program, on this machine or in a container.
 
-    python -I -S worker.py FOLDER RUNG        RUNG: auto, or one of confinement.RUNGS
+    python -I -S worker.py FOLDER RUNG [PACKAGES]     RUNG: auto, or one of confinement.RUNGS
+
+PACKAGES is a JSON object of module names and the folders that they are imported from, before any program runs.
 
 Frames on standard input and output: four bytes of length (big-endian), then JSON. First the worker says `{"rung",
 "guarantees"}`; then each request `{"code", "stdin", "files", "limits", "tests", "setup"}` gets one answer
@@ -58,11 +60,15 @@ def reachable_library() -> None:
             sys.path[index] = f"/proc/self/fd/{descriptor}"
 
 
-def warm_up() -> None:
-    """Import what small programs import most, so that a fork already has it."""
+def warm_up(packages: dict[str, str]) -> None:
+    """Import what small programs import most, and `packages` (name: folder), so that a fork already has them."""
     names = "bisect collections copy datetime functools heapq itertools math operator random re string typing"
     for name in names.split():
         importlib.import_module(name)
+    for name, folder in packages.items():
+        sys.path.append(folder)  # for now only: what programs can import is what is imported here
+        importlib.import_module(name)
+        sys.path.remove(folder)
 
 
 # Frames ---------------------------------------------------------------------------------------------------------------
@@ -342,7 +348,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.getuid() == 0:
         reachable_library()
-    warm_up()
+    warm_up(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
     worker = Worker(folder, rung)
     gc.collect()
     gc.freeze()

@@ -9,11 +9,12 @@ branched at any node. Drawing is in `kintsugi.graphs.drawing`.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
-from kintsugi.graphs.episode_nodes import Cast, nodes
+from kintsugi.graphs.episode_nodes import Cast, Node, nodes
 from kintsugi.graphs.episode_state import EpisodeState
 
 
@@ -22,7 +23,7 @@ def build_episode_graph(cast: Cast, *, checkpointer: Any = None, **options: Any)
     graph: Any = StateGraph(EpisodeState)
     table = nodes(cast)
     for name, node in table.items():
-        graph.add_node(name, node)
+        graph.add_node(name, timed(node))
     repairer = next((name for name in ("refiner", "reflector") if name in table), None)
     graph.add_edge("agent", "environment")
     if repairer is None:
@@ -36,6 +37,17 @@ def build_episode_graph(cast: Cast, *, checkpointer: Any = None, **options: Any)
         graph.add_conditional_edges("environment", _Router(cast, repairer), exits)
         graph.add_edge(repairer, "agent" if cast.repair.form == "again" else "environment")
     return graph.compile(checkpointer=checkpointer, **options)
+
+
+def timed(node: Node) -> Node:
+    """The node, which notes how long each of its visits took."""
+
+    async def run(state: EpisodeState) -> EpisodeState:
+        started = time.monotonic()
+        new = await node(state)
+        return {**new, "seconds": [*state.get("seconds", []), round(time.monotonic() - started, 4)]}
+
+    return run
 
 
 def recursion_limit(cast: Cast) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from kintsugi.records import (
     Cost,
@@ -62,18 +62,19 @@ class Attempt(TypedDict):
 
 class EpisodeState(TypedDict):
     """plan: the EpisodePlan's plain values and its episode_id. attempts: finished trajectories. current: the attempt in
-    progress. path: nodes visited, in order."""
+    progress. path: nodes visited, in order. seconds: wall time of each visit."""
 
     plan: dict[str, Any]
     attempts: list[dict[str, Any]]
     current: Attempt | None
     path: list[str]
+    seconds: NotRequired[list[float]]
 
 
 def start_state(plan: EpisodePlan) -> EpisodeState:
     """The state an episode begins with."""
     plain = {**to_plain(plan), "episode_id": plan.episode_id}
-    return EpisodeState(plan=plain, attempts=[], current=None, path=[])
+    return EpisodeState(plan=plain, attempts=[], current=None, path=[], seconds=[])
 
 
 def task_of(state: EpisodeState) -> Task:
@@ -137,5 +138,6 @@ def finished_episode(state: EpisodeState) -> Episode:
         policy_version=plan["policy_version"],
         trajectories=tuple(from_plain(Trajectory, attempt) for attempt in state["attempts"]),
         path=tuple(state["path"]),
+        seconds=tuple(state.get("seconds", ())),
     )
 

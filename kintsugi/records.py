@@ -237,8 +237,8 @@ class Episode:
 
     id: content-derived (run, purpose, round, policy version, task hash, sample, seed), so that a resumed run repeats
     none. purpose: "explore", "evaluate", "measure" (a yardstick: on record, in no pool) or "play". sample: which of the k
-    explorations. path: graph nodes in the order
-    visited.
+    explorations. path: graph nodes in the order visited. seconds: wall time of each of these visits, or empty when nobody
+    took it; two episodes that differ in nothing else are equal.
     """
 
     id: str
@@ -252,6 +252,7 @@ class Episode:
     policy_version: str
     trajectories: tuple[Trajectory, ...]
     path: tuple[str, ...] = ()
+    seconds: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def success(self) -> bool:

@@ -1,6 +1,6 @@
 """Records as rows of the ledger's tables, and rows as records. Pure: no database here.
 
-`content` covers a record whole, except `Cost.seconds`: wall time is the one thing that a repeated episode may change.
+`content` covers a record whole, except `Cost.seconds` and `Episode.seconds`: wall time is the one thing that a repeated episode may change.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def episode_rows(episode: Episode) -> tuple[Row, list[Row]]:
     """The episode's row and its trajectories' rows."""
     row: Row = dict(vars(episode))
     row["path"], row["seed"] = json.dumps(episode.path), str(episode.seed)
+    seconds = row.pop("seconds")
     del row["trajectories"]
     parts = [trajectory_row(trajectory) for trajectory in episode.trajectories]
     for part in parts:
@@ -116,12 +117,16 @@ def episode_rows(episode: Episode) -> tuple[Row, list[Row]]:
                 f"with episode {episode.id}: its maker must mend that"
             )
     row["content"] = _digest(canonical(row), *(part["content"].encode() for part in parts))
+    if seconds:  # in the column of the path, so that ledgers of before it took times stay what they are
+        row["path"] = json.dumps({"nodes": episode.path, "seconds": seconds})
     return row, parts
 
 
 def episode_from_rows(row: Stored, parts: Sequence[Stored]) -> Episode:
     values = {name: value for name, value in row.items() if name != "content"}
-    values.update(seed=int(values["seed"]), path=tuple(json.loads(values["path"])))
+    path = json.loads(values["path"])
+    timed = path if isinstance(path, dict) else {"nodes": path, "seconds": ()}
+    values.update(seed=int(values["seed"]), path=tuple(timed["nodes"]), seconds=tuple(timed["seconds"]))
     return Episode(**values, trajectories=tuple(trajectory_from_row(part) for part in parts))
 
 

@@ -73,7 +73,7 @@ episodes = Table(
     Column("sample", Integer, nullable=False),
     Column("seed", String, nullable=False),  # decimal: an unsigned 64-bit seed does not fit a database integer
     Column("policy_version", _key(), nullable=False),
-    Column("path", String, nullable=False),  # JSON list of graph nodes
+    Column("path", String, nullable=False),  # JSON: graph nodes, and the seconds of each visit
     Column("content", String, nullable=False),
     ForeignKeyConstraint(["environment", "task_id"], ["tasks.environment", "tasks.id"]),
     Index("episodes_in_order", "round", "task_id", "sample", "id"),

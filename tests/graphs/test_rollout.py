@@ -136,6 +136,7 @@ def test_the_same_plans_give_the_same_episodes() -> None:
         plans = [plan_of(task, sample, seed=sample) for task in tasks(4) for sample in range(2)]
         plain = [to_plain(episode) for episode in asyncio.run(play_wave(plans, cast(policy)))]
         for episode in plain:
+            assert len(episode.pop("seconds")) == len(episode["path"])
             for trajectory in episode["trajectories"]:
                 trajectory["cost"]["seconds"] = 0
         seeds = {request.key: request.sampling.seed for request in policy.requests}

@@ -22,7 +22,6 @@ import ast
 import asyncio
 import re
 import textwrap
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -30,11 +29,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from kintsugi.errors import ConfigError, nearest
 from kintsugi.records import Fault, Task, Verdict
 from kintsugi.sandboxes.environments.environment import ProgramEnvironment, ProgramWorld, Reply, World
 from kintsugi.sandboxes.environments.printed_number import is_text, parse_number, readable
-from kintsugi.sandboxes.sandbox import Limits, RunResult, Sandbox, open_sandbox
+from kintsugi.sandboxes.environments.sandboxed import Sandboxed
+from kintsugi.sandboxes.sandbox import Limits, RunResult, Sandbox
 
 TOLERANCE: Final = Fraction(1, 10_000)
 MAX_CHARACTERS: Final = 20_000
@@ -104,13 +103,12 @@ class Objection:
     note: str = ""
 
 
-def find_program(action: str) -> Program:
-    """The program in an action: its last Python fence, else its last unnamed one, else all of it."""
+def find_program(action: str, languages: tuple[str, ...] = ("python", "py", "python3")) -> Program:
+    """The program in an action: its last fence of one of the languages, else its last unnamed one, else all of it."""
     found: re.Match[str] | None = None
     for fence in _FENCE.finditer(action):
         language = fence[1].lower()
-        python = language in ("python", "py", "python3")
-        if fence[2].strip() and (python or (not language and (found is None or not found[1]))):
+        if fence[2].strip() and (language in languages or (not language and (found is None or not found[1]))):
             found = fence
     start, end = found.span(2) if found else (0, len(action))
     if found is None and (closing := re.search(r"^[ \t]*```[ \t]*$", action, re.MULTILINE)) is not None:
@@ -145,17 +143,17 @@ class ProgramOfThoughtWorld(ProgramWorld):
         return Reply(verdict=verdict, executions=executions)
 
 
-class ProgramOfThought(ProgramEnvironment):
+class ProgramOfThought(Sandboxed, ProgramEnvironment):
     """Judges a program by the number that it prints. See the module's docstring.
 
-    sandbox: an open `Sandbox` (stays the caller's to close), a kind such as "local", or options of `open_sandbox` as a
-        mapping (`{"kind": "local", "workers": 2}`); it is opened at the first program and closed with the environment.
-    limits: of each program; a mapping such as `{"cpu_s": 1}` changes the defaults (2 s of CPU, 256 MiB).
+    sandbox, limits: as `Sandboxed` has them.
     allow_answer: a bare number is an answer too. memo: judge equal answers to the same task once when the program can
         only ever do the same again (arithmetic without imports); results and counted executions stay the same.
     """
 
     name = "program_of_thought"
+    wanted = "number: print one number alone"
+    """What feedback asks for when the last line is no answer."""
 
     def __init__(
         self,
@@ -165,19 +163,8 @@ class ProgramOfThought(ProgramEnvironment):
         allow_answer: bool = False,
         memo: bool = True,
     ) -> None:
-        self.limits = _limits(limits)
+        super().__init__(sandbox=sandbox, limits=limits)
         self.allow_answer = allow_answer
-        self._given: Sandbox | None = None
-        self._options: dict[str, Any] = {}
-        if isinstance(sandbox, str):
-            self._options = {"kind": sandbox}
-        elif isinstance(sandbox, Mapping):
-            self._options = _known(sandbox, ("kind", "workers", "image", "allow_unsafe"), "sandbox option")
-        else:
-            self._given = sandbox
-        self._opened: Sandbox | None = None
-        self._closed = False
-        self._opening = threading.Lock()
         self._memo: OrderedDict[tuple[str, str], tuple[Verdict, int]] | None = OrderedDict() if memo else None
         self._running: dict[tuple[str, str], asyncio.Future[tuple[Verdict, int]]] = {}
 
@@ -186,6 +173,11 @@ class ProgramOfThought(ProgramEnvironment):
     def expected(self, task: Task) -> Fraction:
         """The gold number."""
         return Fraction(str(task.payload["answer"]))
+
+    def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
+        """Whether a printed line is the answer; None when it is none. words: see `parse_number`."""
+        number = parse_number(line, words=words)
+        return None if number is None else abs(number - self.expected(task)) <= TOLERANCE
 
     def find_fault(self, task: Task, action: str) -> Fault | None:
         """Where `action` (which failed) first goes wrong, told without the gold answer; None when nothing shows."""
@@ -214,8 +206,8 @@ class ProgramOfThought(ProgramEnvironment):
         if len(action) > MAX_CHARACTERS:
             text = f"The answer is too long: write a program of at most {MAX_CHARACTERS} characters."
             return Verdict(success=False, reward=0.0, feedback=text, detail=_detail()), 0
-        if self.allow_answer and (number := parse_number(action, words=False)) is not None:
-            return self._compare(task, action, number, readable(action, 60)), 0
+        if self.allow_answer and (correct := self.correct(task, action.strip(), words=False)) is not None:
+            return self._compare(task, action, correct, readable(action.strip(), 60)), 0
         program = find_program(action)
         tree = parse_program(program.source)
         if isinstance(tree, Objection):
@@ -245,7 +237,7 @@ class ProgramOfThought(ProgramEnvironment):
 
     async def _run(self, program: Program, tree: ast.Module) -> tuple[RunResult, int]:
         """Run it as it stands; with the suffix when it printed nothing (at once when it never mentions printing)."""
-        sandbox = await self._sandbox()
+        sandbox = await self.sandbox()
         results = _binds_result(tree)
         silent = results and not _mentions_printing(tree)
         run = await sandbox.arun(program.source + (_SUFFIX if silent else ""), limits=self.limits)
@@ -263,17 +255,15 @@ class ProgramOfThought(ProgramEnvironment):
             text = "The program printed nothing: end it with print(...) of the answer."
             return self._failed(task, action, Objection(text=text), program=program, ran=1.0)
         last = re.split(r"[\r\n]+", printed)[-1].strip()
-        number = parse_number(last)
-        if number is None:
-            text = f'The program printed "{readable(last, 60)}", which is no number: print one number alone, last.'
+        correct = self.correct(task, last)
+        if correct is None:
+            text = f'The program printed "{readable(last, 60)}", which is no {self.wanted}, last.'
             return self._failed(task, action, Objection(text=text), program=program, ran=1.0)
-        return self._compare(task, action, number, readable(last, 60), program=program)
+        return self._compare(task, action, correct, readable(last, 60), program=program)
 
-    def _compare(
-        self, task: Task, action: str, number: Fraction, shown: str, program: Program | None = None
-    ) -> Verdict:
+    def _compare(self, task: Task, action: str, correct: bool, shown: str, program: Program | None = None) -> Verdict:
         ran = float(program is not None)
-        if abs(number - self.expected(task)) <= TOLERANCE:
+        if correct:
             return Verdict(success=True, reward=1.0, feedback=shown, detail=_detail(ran=ran, number=1.0))
         text = f"The check failed: the program printed {shown}." if program else f"The check failed: {shown} is wrong."
         return self._failed(task, action, Objection(text=text), program=program, ran=ran, number=1.0)
@@ -294,28 +284,6 @@ class ProgramOfThought(ProgramEnvironment):
         return Verdict(
             success=False, reward=0.0, feedback=feedback, fault=fault, detail=_detail(ran=ran, number=number)
         )
-
-    # The sandbox
-
-    async def _sandbox(self) -> Sandbox:
-        if self._given is not None:
-            return self._given
-        if self._opened is None:
-            await asyncio.to_thread(self._open)  # an image may have to be built
-        assert self._opened is not None
-        return self._opened
-
-    def _open(self) -> None:
-        with self._opening:
-            if self._opened is None and not self._closed:
-                self._opened = open_sandbox(**self._options, limits=self.limits)
-
-    async def close(self) -> None:
-        self._closed = True
-        with self._opening:
-            opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
 
 
 def is_repeatable(tree: ast.Module) -> bool:
@@ -368,19 +336,6 @@ def _run_objection(run: RunResult, limits: Limits, num_lines: int) -> Objection:
     if not own:
         return Objection(text=message)
     return Objection(text=f"{message} (line {own[-1]})", line=own[-1], note=message)
-
-
-def _limits(limits: Limits | Mapping[str, Any] | None) -> Limits:
-    if isinstance(limits, Limits):
-        return limits
-    return Limits(**{"cpu_s": 2.0, **_known(limits or {}, tuple(Limits.__dataclass_fields__), "limit")})
-
-
-def _known(options: Mapping[str, Any], names: tuple[str, ...], what: str) -> dict[str, Any]:
-    for key in options:
-        if key not in names:
-            raise ConfigError(f'unknown {what} "{key}": {nearest(key, names)}')
-    return dict(options)
 
 
 def _detail(*, ran: float = 0.0, number: float = 0.0) -> dict[str, float]:

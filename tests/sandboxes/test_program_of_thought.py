@@ -200,7 +200,7 @@ def test_the_sandbox_opens_at_the_first_program_and_closes_with_the_environment(
         opened.append((options, FakeSandbox(stdout="8")))
         return opened[-1][1]
 
-    monkeypatch.setattr("kintsugi.sandboxes.environments.program_of_thought.open_sandbox", fake_open)
+    monkeypatch.setattr("kintsugi.sandboxes.environments.sandboxed.open_sandbox", fake_open)
 
     async def main():
         environment = ProgramOfThought(sandbox="local", limits={"cpu_s": 1})

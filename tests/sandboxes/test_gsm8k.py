@@ -12,7 +12,8 @@ import pytest
 
 from kintsugi.errors import DataError
 from kintsugi.sandboxes.environments.environment import open_environment
-from kintsugi.sandboxes.environments.gsm8k import steps_program, unused_numbers
+from kintsugi.sandboxes.environments.gsm8k import steps_program
+from kintsugi.sandboxes.environments.number_problems import unused_numbers
 from kintsugi.sandboxes.sandbox import open_sandbox
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"

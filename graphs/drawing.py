@@ -96,14 +96,17 @@ def picture_of(graph: Any, title: str = "") -> Picture:
     return Picture(nodes=nodes, edges=edges, title=title)
 
 
-def with_path(picture: Picture, path: Sequence[str], seconds: Mapping[str, float] | None = None) -> Picture:
+def with_path(
+    picture: Picture, path: Sequence[str], seconds: Mapping[str, float] | None = None, *, over: bool = True
+) -> Picture:
     """The picture with visits counted along `path` (node ids in the order visited; start and end may be left out, as
-    `Episode.path` does) and `seconds` by node id. Steps without an edge count for the nodes alone."""
+    `Episode.path` does; over: it went to the end) and `seconds` by node id. Steps without an edge count for the nodes
+    alone."""
     starts = [node.id for node in picture.nodes if node.kind == "start"]
     ends = [node.id for node in picture.nodes if node.kind == "end"]
     steps = list(path)
     if steps:
-        steps = [*(starts if steps[0] not in starts else []), *steps, *(ends if steps[-1] not in ends else [])]
+        steps = [*(starts if steps[0] not in starts else []), *steps, *(ends if over and steps[-1] not in ends else [])]
     node_visits, edge_visits = Counter(steps), Counter(pairwise(steps))
     nodes = tuple(
         replace(node, visits=node_visits[node.id], seconds=(seconds or {}).get(node.id)) for node in picture.nodes

@@ -20,6 +20,7 @@ from kintsugi.errors import KintsugiError
 COMMANDS = {
     "train": "Run a recipe's self-training rounds, or go on with a run.",
     "eval": "Held-out success of a model, a run's champion or an endpoint.",
+    "play": "Watch an episode message by message and steer it, or act yourself.",
     "graph": "Draw the episode graph or the round graph.",
     "episodes": "List, show and export the episodes of a run.",
     "report": "Draw a run's evolution curve and write its page; compare runs.",

@@ -1,0 +1,115 @@
+"""Where a played episode stands: a point is one graph checkpoint, numbered and with what was said on the way to it.
+
+Points make a tree: going back and on again leaves the first way in place. A line is the way from the beginning to one of
+the tree's ends. Pure; `kintsugi.graphs.playing` makes points from LangGraph's checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kintsugi.graphs.episode_state import EpisodeState
+from kintsugi.records import Action, Critique, Message, Stop, message_from_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A place in a session where it can be stopped, steered and gone back to.
+
+    number: in the order in which points were made, from 0; parent: the point before it, None for the first. node: the
+    node that led here, "" at the beginning; next: the one that comes next, "" when the episode is over. by: "human" when
+    a person said it, else "graph". said: the messages that are new here. state: the episode so far, plain values.
+    checkpoint: id of the graph checkpoint.
+    """
+
+    number: int
+    parent: int | None
+    node: str
+    next: str
+    by: str
+    said: tuple[Message, ...]
+    state: EpisodeState
+    checkpoint: str
+
+    @property
+    def over(self) -> bool:
+        return not self.next
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt in progress, or of the last one."""
+        done = len(self.state["attempts"])
+        return done if self.state["current"] is not None or not done else done - 1
+
+    @property
+    def turn(self) -> int:
+        """Actions of that attempt so far."""
+        return sum(message["kind"] == "action" for message in messages_of(self.state))
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        """How the finished attempts ended."""
+        return tuple(attempt["stop"] for attempt in self.state["attempts"])
+
+    @property
+    def proposal(self) -> Action | Critique | None:
+        """What was just said and nobody has answered yet: it can still be changed."""
+        last = self.said[-1] if self.said else None
+        return last if self.state["current"] is not None and isinstance(last, Action | Critique) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One way through a session. name: "A", "B", … in the order in which they ended. points: numbers, from the first on."""
+
+    name: str
+    points: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.points[-1]
+
+
+def messages_of(state: EpisodeState) -> list[dict]:  # type: ignore[type-arg]
+    """The messages of the attempt in progress, or else of the last one, as plain values."""
+    if state["current"] is not None:
+        return state["current"]["messages"]
+    return state["attempts"][-1]["messages"] if state["attempts"] else []
+
+
+def said_since(before: EpisodeState | None, now: EpisodeState) -> tuple[Message, ...]:
+    """The messages that `now` has and `before` had not; a changed message counts as new."""
+    old = messages_of(before) if before is not None and before["current"] is not None else []
+    new = messages_of(now)
+    same = 0
+    while same < min(len(old), len(new)) and old[same] == new[same]:
+        same += 1
+    return tuple(message_from_plain(message) for message in new[same:])
+
+
+def way_to(points: Sequence[Point], number: int) -> tuple[int, ...]:
+    """The numbers from the first point to this one."""
+    way: list[int] = []
+    here: int | None = number
+    while here is not None:
+        way.append(here)
+        here = points[here].parent
+    return tuple(reversed(way))
+
+
+def lines_of(points: Sequence[Point]) -> list[Line]:
+    """Every line, in the order of their ends."""
+    inner = {point.parent for point in points}
+    ends = [point.number for point in points if point.number not in inner]
+    return [Line(name=_letters(index), points=way_to(points, end)) for index, end in enumerate(ends)]
+
+
+def _letters(index: int) -> str:
+    """A … Z, AA, AB …"""
+    name = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        name = chr(ord("A") + rest) + name
+    return name

@@ -91,7 +91,8 @@ class Observation:
 class Action:
     """What the agent does. text: the whole action as the environment gets it (a refiner's kept lines included).
 
-    prefill: the first part of `text` when it was given, not sampled. tokens: None when a person or a script acted.
+    prefill: the first part of `text` when it was given, not sampled. tokens: None when a person or a script acted, or when
+    a person edited what was sampled: ids and text must say the same, so rows are then made from the texts.
     """
 
     kind: ClassVar[str] = "action"

@@ -280,6 +280,29 @@ def test_attempts_without_tokens_give_rows_from_text(chat: ChatTokens) -> None:
     assert (row.ids, row.mask) == chat.row(messages)
 
 
+def test_an_edited_action_is_learned_as_edited(chat: ChatTokens) -> None:
+    """A person replaced one action's text (tokens=None): nothing of what was sampled there is left in the row."""
+    _, won = hunt(chat)
+    sampled = won.actions[1]
+    assert sampled.tokens is not None
+    edited = Action(text="open the old chest")
+    one = dataclasses.replace(won, messages=tuple(edited if message is sampled else message for message in won.messages))
+    row = rows(chat, one, form="again", prompts="react", who="reflector").explore(one)
+    assert learned(chat, row) + chat.end_of_turn == "".join(action.text + chat.end_of_turn for action in one.actions)
+    assert "open the old chest" in learned(chat, row) and len(row.ids) == len(row.mask)
+
+    start = Request(messages=as_messages(("user", "Ann?")))
+    wrong = tried(chat, "0a", WRONG, start, right=False, fault=FAULT)
+    head, _, verdict = tried(chat, "0b", WRONG, start).messages
+    for kept, text, told in (("a = 3\n", RIGHT, "b = a + 7\nprint(b)"), ("", "print(3 + 7)", "print(3 + 7)")):
+        action = Action(text=text, prefill=kept)
+        mended = dataclasses.replace(wrong, id="0b", parent_id="0a", messages=(head, action, verdict))
+        builder = rows(chat, wrong, mended)
+        assert builder.explore(mended).ids == (*chat.context(start), *chat.completion_ids(text))
+        repaired = builder.repair_row(Pair(task_id="t", rejected_id="0a", chosen_id="0b"))
+        assert learned(chat, repaired) == told, "lines that were kept are given, not learned"
+
+
 def test_a_context_that_was_built_anew_is_not_repeated(chat: ChatTokens) -> None:
     """Where ids do not go on from one another, the row comes from the text: nothing stands in it twice."""
     _, won = hunt(chat)

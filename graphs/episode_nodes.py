@@ -157,7 +157,8 @@ class _Repairer:
         stage = "refine" if self.name == "refiner" else "reflect"
         again = self.cast.repair.form == "again"
         attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
-        request, kept = repair_request(role.prompt, self.cast.repair, opening.text, failed)
+        keep = state["plan"].get("keep") if not state["attempts"] else None
+        request, kept = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
         sampling = _seeded(role.sampling, state, attempt)
         request = dataclasses.replace(request, sampling=sampling, key=_key(state, attempt))
         completion, attempt = await _ask(role, request, attempt)
@@ -167,14 +168,19 @@ class _Repairer:
         return _went(state, self.name, _add(attempt, action))
 
 
-def repair_request(prompt: Prompt, repair: RepairConfig, task: str, failed: Trajectory) -> tuple[Request, str]:
+def repair_request(
+    prompt: Prompt, repair: RepairConfig, task: str, failed: Trajectory, keep: str | None = None
+) -> tuple[Request, str]:
     """What the repairer is asked about a failed attempt, and the kept text that its answer goes on from.
 
+    keep: the beginning to keep in a rollback; None keeps what stands before the located fault.
     The same for sampling a repair and for training one (`training.rows`), so that the two never differ.
     """
     memory = _memory(failed.messages)
     if repair.form == "rollback":
         fault = (failed.fault if repair.sees == "feedback" else None) or blind_fault(failed)
+        if keep is not None and keep != fault.kept:
+            fault = Fault(kept=keep, bad=failed.text[len(keep) :].split("\n", 1)[0], note="wrong")
         return rollback_request(prompt, task, transcript(failed), fault, memory), fault.kept
     feedback = failed.feedback if repair.sees == "feedback" else ""
     return Request(messages=prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)), ""

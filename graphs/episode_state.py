@@ -32,7 +32,8 @@ class EpisodePlan:
     """What is to be played.
 
     sample: which of the task's explorations. seed: of all sampling in it. repair_of: begin with the repair of this
-    failed trajectory instead of a fresh attempt.
+    failed trajectory instead of a fresh attempt. keep: with a rollback, go on from this beginning of it instead of from
+    the line that the environment objects to.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class EpisodePlan:
     seed: int
     policy_version: str
     repair_of: Trajectory | None = None
+    keep: str | None = None
 
     @property
     def episode_id(self) -> str:

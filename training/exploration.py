@@ -1,9 +1,9 @@
 """The explore stage: samples, verdicts and repairs of a round's tasks, wave by wave, within the token budget.
 
 A wave is some tasks with all their k samples, and (when the recipe repairs unsolved tasks) the repairs and fresh samples
-of those that none of the k solved: all of it is committed at once, and the policy's KV cache lives as long as the wave, so
-a repair goes on from what the failed sample left there. Counting happens on what the ledger holds, so a killed stage
-and an undisturbed one tell the same.
+of those that none of the k solved, one after another until one is right. All of it is committed at once, and the policy's
+KV cache lives as long as the wave, so a repair goes on from what the failed sample left there. Counting happens on what
+the ledger holds, so a killed stage and an undisturbed one tell the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kintsugi.ledger import Ledger
 from kintsugi.records import Episode, Task, Trajectory
 from kintsugi.training.evaluation import seed_of
 from kintsugi.training.recipe import Recipe
+from kintsugi.training.repair_search import Decode, best_place
 
 FIRST_EXTRA = 1000
 """Sample numbers from here on belong to unsolved tasks' repairs (1000 + n) and fresh samples (2000 + n)."""
@@ -58,6 +59,7 @@ class Exploration:
     def __init__(self, recipe: Recipe, cast: Cast, ledger: Ledger, *, run_id: str, round: int, version: str) -> None:
         self.recipe, self.cast, self.ledger = recipe, cast, ledger
         self.run_id, self.round, self.version = run_id, round, version
+        self.decode: Decode | None = getattr(cast.roles["actor"].policy, "decode", None)
 
     async def play(self, tasks: Sequence[Task], on_done: Callable[[Episode], None]) -> list[Episode]:
         """Explore `tasks` until they or the token budget run out; all episodes of the round, in order."""
@@ -75,15 +77,22 @@ class Exploration:
             await forget(self.cast)
             episodes = await play_wave(plans, self.cast, on_done=on_done)
             if self.recipe.repair.on == "unsolved":
-                extra = self.extra_plans(wave, episodes)
-                episodes += await play_wave(extra, self.cast, on_done=on_done) if extra else []
+                for number in range(self.recipe.repair.budget):
+                    extra = self.extra_plans(wave, episodes, number)
+                    episodes += await play_wave(extra, self.cast, on_done=on_done) if extra else []
             self.ledger.add_tasks(wave)
             self.ledger.commit_episodes(episodes)
             found += self._recall(plans)
         return found
 
     def plan(
-        self, task: Task, number: int, *, repair_of: Trajectory | None = None, measured: bool = False
+        self,
+        task: Task,
+        number: int,
+        *,
+        repair_of: Trajectory | None = None,
+        keep: str | None = None,
+        measured: bool = False,
     ) -> EpisodePlan:
         return EpisodePlan(
             run_id=self.run_id,
@@ -94,10 +103,14 @@ class Exploration:
             seed=seed_of(self.recipe.seed, "explore", self.round, task.hash, number),
             policy_version=self.version,
             repair_of=repair_of,
+            keep=keep,
         )
 
-    def extra_plans(self, tasks: Sequence[Task], episodes: Sequence[Episode]) -> list[EpisodePlan]:
-        """Repairs and fresh samples of the tasks that no sample solved: as many of each as the repair budget says."""
+    def extra_plans(self, tasks: Sequence[Task], episodes: Sequence[Episode], number: int) -> list[EpisodePlan]:
+        """The `number`-th repair and fresh sample of each task that no sample solved, until one of that kind is right.
+
+        One after another, and not all at once: a failed repair is an attempt to repair like any other, and often has
+        more right lines than what it began with."""
         repair = self.recipe.repair
         by_task: dict[str, list[Episode]] = defaultdict(list)
         for episode in episodes:
@@ -105,15 +118,20 @@ class Exploration:
         plans = []
         for task in tasks:
             mine = by_task[task.id]
-            if any(episode.success for episode in mine):
+            fresh = [episode for episode in mine if episode.sample >= 2 * FIRST_EXTRA]
+            tried = [episode for episode in mine if episode.sample < 2 * FIRST_EXTRA]
+            if any(episode.success for episode in tried if episode.sample < FIRST_EXTRA):
                 continue
-            failed = worth_repairing([episode.trajectories[-1] for episode in mine])
-            for number in range(repair.budget):
-                if repair.who != "none" and failed:
-                    attempt = failed[number % len(failed)]
-                    plans.append(self.plan(task, FIRST_EXTRA + number, repair_of=attempt))
-                if repair.fresh != "none":
-                    plans.append(self.plan(task, 2 * FIRST_EXTRA + number, measured=repair.fresh == "measured"))
+            if repair.who != "none" and not any(episode.success for episode in tried):
+                wrong = [episode.trajectories[-1] for episode in tried]
+                if repair.form == "rollback" and repair.sees == "feedback":
+                    place = best_place(wrong, self.decode)
+                    if place is not None:
+                        plans.append(self.plan(task, FIRST_EXTRA + number, repair_of=place.attempt, keep=place.kept))
+                elif failed := worth_repairing(wrong):
+                    plans.append(self.plan(task, FIRST_EXTRA + number, repair_of=failed[number % len(failed)]))
+            if repair.fresh != "none" and not any(episode.success for episode in fresh):
+                plans.append(self.plan(task, 2 * FIRST_EXTRA + number, measured=repair.fresh == "measured"))
         return plans
 
     def _recall(self, plans: Sequence[EpisodePlan]) -> list[Episode]:
@@ -129,10 +147,9 @@ def worth_repairing(failed: Sequence[Trajectory]) -> list[Trajectory]:
 
     Attempts in which the environment broke are left out."""
 
-    def promise(trajectory: Trajectory) -> tuple[float, float, str]:
-        fault = trajectory.fault
-        kept = len(fault.kept.splitlines()) if fault is not None else 0
-        return (-kept, -(trajectory.soft_reward or 0.0), trajectory.id)
+    def promise(one: Trajectory) -> tuple[float, float, str]:
+        kept = len(one.fault.kept.splitlines()) if one.fault is not None else 0
+        return (-kept, -(one.soft_reward or 0.0), one.id)
 
     return sorted((one for one in failed if one.stop in ("failure", "truncated")), key=promise)
 

@@ -96,8 +96,9 @@ class Rows:
         context it was sampled in; for a reflection ("again"), that is the reflection. Any other chosen attempt stands as
         it is (for a rollback: what it has after the lines both share), or gives no loss where a reflection is wanted."""
         chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
-        request, kept = repair_request(self.repairer, self.repair, _opening(rejected), rejected)
         own = chosen.parent_id == rejected.id
+        keep = chosen.actions[0].prefill if own and self.repair.form == "rollback" else None
+        request, kept = repair_request(self.repairer, self.repair, _opening(rejected), rejected, keep)
         if self.repair.form == "again":
             answer = self._reflection(chosen) if own else ()
         elif own:

@@ -14,10 +14,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from kintsugi.config import validate, with_overrides
-from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError
+from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError, missing_extra
 from kintsugi.graphs.round_graph import RoundState, run_rounds
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
@@ -63,6 +64,7 @@ def run_id_of(recipe: Recipe) -> str:
 
 def check(recipe: Recipe, troupe: Troupe) -> None:
     """Raise now what would stop this recipe later, as far as it shows without loading a model."""
+    check_packages()
     settings, model = recipe.environment, recipe.model
     if model.kind != "transformers":
         raise ConfigError(
@@ -82,6 +84,12 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
         troupe.prompt(role)
 
 
+def check_packages() -> None:
+    """MissingExtra when what training takes is not installed; nothing is imported for it."""
+    if any(find_spec(name) is None for name in ("torch", "transformers", "trl", "peft", "matplotlib")):
+        raise missing_extra("training", "train")
+
+
 async def _begin(recipe: Recipe, folder: Path, watch: Watch) -> RunResult:
     troupe = Troupe(recipe)
     try:
@@ -94,6 +102,7 @@ async def _begin(recipe: Recipe, folder: Path, watch: Watch) -> RunResult:
 
 
 async def _go_on(recipe: Recipe, run: RunFolder, watch: Watch) -> RunResult:
+    check_packages()
     run_id = run.info().get("run_id") or run_id_of(recipe)
     with run.held(), Ledger.open(run.ledger, create=not run.rounds.exists()) as ledger:
         troupe = Troupe(recipe)

@@ -124,6 +124,10 @@ class TransformersPolicy:
         prepare = (lambda: torch.set_num_threads(threads)) if threads else None
         self._queue = BatchQueue(self._run, batching=batching, prepare=prepare)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled tokens, special ones written out."""
+        return self.chat.decode(ids)
+
     async def complete(self, request: Request) -> list[Completion]:
         """`request.n` completions, sample by sample. Raises PolicyError when it fails or the context is too long."""
         if request.n < 1 or request.sampling.max_tokens < 1:

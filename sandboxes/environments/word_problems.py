@@ -31,12 +31,23 @@ def open_environment(
     allow_answer: bool = False,
     memo: bool = True,
     num_tasks: int = 200,
+    demonstration_events: str | int | Sequence[int] | None = None,
+    paraphrase_share: float = generator.PARAPHRASE_SHARE,
 ) -> WordProblems:
     """Word problems of `events` events ("1-3", "4" or a pair); the rest as `ProgramOfThought` has it.
 
-    num_tasks: how many `tasks` makes when it is given no limit."""
+    num_tasks: how many `tasks` makes when it is given no limit. demonstration_events: events of the demonstrations, when
+    others. paraphrase_share: share of each operation's wordings that the demonstrations show; the others are left to be
+    found out."""
     return WordProblems(
-        events=events, num_tasks=num_tasks, sandbox=sandbox, limits=limits, allow_answer=allow_answer, memo=memo
+        events=events,
+        num_tasks=num_tasks,
+        demonstration_events=demonstration_events,
+        paraphrase_share=paraphrase_share,
+        sandbox=sandbox,
+        limits=limits,
+        allow_answer=allow_answer,
+        memo=memo,
     )
 
 
@@ -45,10 +56,21 @@ class WordProblems(ProgramOfThought):
 
     name = "word_problems"
 
-    def __init__(self, *, events: str | int | Sequence[int] = "1-3", num_tasks: int = 200, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        events: str | int | Sequence[int] = "1-3",
+        num_tasks: int = 200,
+        demonstration_events: str | int | Sequence[int] | None = None,
+        paraphrase_share: float = generator.PARAPHRASE_SHARE,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.events = _events(events)
-        self.num_tasks = num_tasks
+        self.demonstration_events = _events(events if demonstration_events is None else demonstration_events)
+        if not 0 < paraphrase_share <= 1:
+            raise ConfigError(f"word_problems.paraphrase_share: expected above 0 and at most 1, found {paraphrase_share}")
+        self.num_tasks, self.paraphrase_share = num_tasks, paraphrase_share
 
     def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
         """`limit` tasks of `split`; another seed gives others. Raises DataError for an unknown split."""
@@ -57,7 +79,14 @@ class WordProblems(ProgramOfThought):
             raise DataError(f'word_problems has no split "{split}": {nearest(split, splits)}')
         number = self.num_tasks if limit is None else limit
         try:
-            problems = generator.generate(seed, number, split=split, events=self.events)  # type: ignore[arg-type]
+            events = self.demonstration_events if split == "demonstrations" else self.events
+            problems = generator.generate(
+                seed,
+                number,
+                split=split,  # type: ignore[arg-type]
+                events=events,
+                paraphrase_share=self.paraphrase_share,
+            )
         except ValueError as error:
             raise DataError(f"word_problems cannot make {number} tasks: {error}") from error
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,19 @@ class Sums(ProgramEnvironment):
 
 
 class Sayer:
-    """Solves even tasks, and whatever it may repair; each answer is three tokens long."""
+    """Solves even tasks, and with the `mends`-th repair any other; each answer is three tokens long."""
 
     name, version = "sayer", "s0"
 
-    def __init__(self) -> None:
-        self.forgotten = 0
+    def __init__(self, mends: int = 1) -> None:
+        self.forgotten, self.mends = 0, mends
+        self.repairs: Counter[str] = Counter()
 
     async def complete(self, request: Request) -> list[Completion]:
         task, _, objection = request.messages[-1]["content"].partition("<bad>")
-        text = "yes" if objection or int(task.split()[-1]) % 2 == 0 else "no"
+        self.repairs[task] += bool(objection)
+        mended = objection and self.repairs[task] >= self.mends
+        text = "yes" if mended or int(task.split()[-1]) % 2 == 0 else "no"
         return [Completion(text=text, prompt_ids=(1, 2), token_ids=(3, 4, 5), logprobs=(-1.0,) * 3, processed_tokens=2)]
 
     async def score(self, request: Request, completion: str) -> tuple[float, ...]:
@@ -168,17 +172,26 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def test_only_unsolved_tasks_are_repaired() -> None:
     repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 3, "fresh": "measured"}
-    found = explore(repair=repair)
+    found = explore(policy=Sayer(mends=2), repair=repair)
     extra = [one for one in found if one.sample >= FIRST_EXTRA]
     assert len(found) == 8 + len(extra) and {one.task_id for one in extra} == {"1", "3"}
-    repairs = [one for one in extra if one.sample < 2 * FIRST_EXTRA]
-    assert [one.sample - FIRST_EXTRA for one in repairs if one.task_id == "1"] == [0, 1, 2]
-    parents = {one.id for episode in found if episode.sample < 2 for one in episode.trajectories}
-    assert all(one.trajectories[0].parent_id in parents for one in repairs) and all(one.success for one in repairs)
+    mine = {one.sample: one for one in extra if one.task_id == "1"}
+    fresh = [2 * FIRST_EXTRA + number for number in range(3)]
+    assert sorted(mine) == [FIRST_EXTRA, FIRST_EXTRA + 1, *fresh], "until one of its kind is right"
+    assert [mine[FIRST_EXTRA + number].success for number in range(2)] == [False, True]
     counted = count(found, 2)
-    assert (counted.solved, counted.rescued, counted.repairs, counted.fresh, counted.fresh_right) == (2, 2, 6, 6, 0)
+    assert (counted.solved, counted.rescued, counted.repairs, counted.fresh, counted.fresh_right) == (2, 2, 4, 6, 0)
     assert not any(one.sample >= FIRST_EXTRA for one in explore(repair={**repair, "budget": 0}))
     assert not any(one.sample >= FIRST_EXTRA for one in explore())
+
+
+def test_a_failed_repair_is_repaired_in_turn() -> None:
+    """The second repair goes on from the first one, where that got further than the samples did."""
+    repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 2}
+    found = explore(policy=Sayer(mends=2), repair=repair)
+    attempts = {one.id: one for episode in found for one in episode.trajectories}
+    second = next(e.trajectories[0] for e in found if e.task_id == "1" and e.sample == FIRST_EXTRA + 1)
+    assert attempts[second.parent_id or ""].stage in ("explore", "refine") and second.success
 
 
 @pytest.mark.parametrize(("fresh", "purpose"), [("measured", "measure"), ("pooled", "explore")])

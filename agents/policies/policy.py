@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-from kintsugi.errors import ConfigError, nearest
+from kintsugi.errors import ConfigError, missing_extra, nearest
 
 
 class ChatMessage(TypedDict):
@@ -153,16 +153,22 @@ def open_policy(kind: str, options: Mapping[str, Any] | None = None) -> Policy:
     """Open a policy by kind ("transformers", "endpoint", …) with its own options.
 
     Each module has `open_policy(**options) -> Policy`. Unknown kinds and options, and missing options, raise
-    ConfigError.
+    ConfigError; packages that are not installed, MissingExtra.
 
     Example: `open_policy("endpoint", {"url": "http://localhost:8000/v1", "model": "my-model"})`
     """
     kinds = policy_kinds()
     if kind not in kinds:
         raise ConfigError(f'unknown policy kind "{kind}": {nearest(kind, kinds)}')
-    module = importlib.import_module(kinds[kind].split(":")[0])
-    _check_options(kind, module.open_policy, options or {})
-    return module.open_policy(**dict(options or {}))
+    try:
+        module = importlib.import_module(kinds[kind].split(":")[0])
+        _check_options(kind, module.open_policy, options or {})
+        return module.open_policy(**dict(options or {}))
+    except ImportError as error:
+        if not kinds[kind].startswith("kintsugi."):  # another package's: what it needs is for it to say
+            raise
+        extra = kind if kind in ("vllm", "ray") else "train"
+        raise missing_extra(f'a policy of kind "{kind}"', extra) from error
 
 
 def _check_options(kind: str, opens: Callable[..., Policy], options: Mapping[str, Any]) -> None:

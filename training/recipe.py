@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kintsugi.config import StrictConfig, load_toml, merged, validate, with_overrides
 from kintsugi.errors import ConfigError, nearest
@@ -46,6 +46,11 @@ class ModelConfig(StrictConfig):
     options: dict[str, Any] = Field(default_factory=dict)
     prompts: str = "program"
     small: SmallModelConfig = SmallModelConfig()
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, path: str) -> str:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 class FirstPhase(StrictConfig):

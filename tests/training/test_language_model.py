@@ -236,3 +236,10 @@ def test_resume_and_eval(
     # On the very questions that it was trained on, the adapter is right now and then: what is loaded is what was taught.
     same = ["environment.heldout_split=train", "evaluate.tasks=8", f"evaluate.seed={seed_of(0, 'tasks', 1)}"]
     assert said("eval", run, *same)["success_rate"] > 0
+
+
+def test_a_folder_under_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shells leave the ~ of model.path=~/mine as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe("gsm8k", ["model.path=~/mine"]).model.path == str(tmp_path / "mine")
+    assert load_recipe("gsm8k", ["model.path=owner/mine"]).model.path == "owner/mine"

@@ -83,14 +83,14 @@ async def open_player(player: PlayerConfig, environment: Environment, task: Task
 
 def cast_of(config: PlayConfig, seat: Seat, environment: Environment) -> Cast:
     """The seat in every role, with the config's prompts, sampling, repair and bounds."""
-    prompts = config.prompts or ("program" if environment.max_turns == 1 else "react")
+    prompts = config.model.prompts or ("program" if environment.max_turns == 1 else "react")
     sampling = Sampling(
         temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, stop=config.stop
     )
     roles = {}
     for name in ("actor", "refiner", "reflector"):
         prompt = load_prompt(prompts, name)
-        prompt = prompt if config.few_shot and config.policy.kind != "expert" else prompt.without_shots()
+        prompt = prompt if config.model.few_shot and config.model.kind != "expert" else prompt.without_shots()
         roles[name] = Role(name=name, policy=seat, prompt=prompt, sampling=sampling)
     worlds = Worlds(environment, timeout_s=config.episode.turn_timeout_s)
     return Cast(roles=roles, worlds=worlds, repair=config.in_one_try, episode=config.episode)

@@ -1,6 +1,7 @@
 """What a played episode is made of: plain values, so that a session can be left and opened again later.
 
-    config = validate(PlayConfig, {"environment": "treasure_hunt", "policy": {"kind": "expert"}}, "play")
+    values = {"environment": {"name": "treasure_hunt"}, "model": {"kind": "expert"}}
+    config = validate(PlayConfig, values, "kintsugi play")
 
 Opening what it names is `kintsugi.graphs.playing`'s; where it comes from (a recipe, a run) is the command line's.
 """
@@ -19,29 +20,34 @@ NODES = ("agent", "environment", "refiner", "reflector")
 EVERY = "every"
 
 
-class PlayerConfig(StrictConfig):
-    """Who acts. kind: "human" (whoever steers the session), "expert" (does the environment's gold actions), or a kind of
-    `kintsugi.agents.policies`; options: what that kind's `open_policy` takes."""
+class PlayedWorldConfig(StrictConfig):
+    """Which world. options: what its `open_environment` takes."""
 
-    kind: str = "human"
+    name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class PlayConfig(StrictConfig):
-    """One played episode.
+class PlayerConfig(StrictConfig):
+    """Who acts. kind: "human" (whoever steers the session), "expert" (does the environment's gold actions), or a kind of
+    `kintsugi.agents.policies`; options: what that kind's `open_policy` takes. prompts: the prompt set; empty takes
+    "program" for worlds of one turn and "react" for longer ones. few_shot: with the prompt's examples."""
 
-    environment, environment_options: which world. prompts: the prompt set; empty takes "program" for worlds of one turn
-    and "react" for longer ones. few_shot: with the prompt's examples. temperature, top_p, max_tokens, stop, seed: how
-    the policy samples. repair, episode: as in a recipe; on = "unsolved" means the same as "failures" here, since there
-    is one try. pauses: where `go` stops: "every" (node), or "before:NODE", "after:NODE"; by default wherever something was
-    proposed that can still be changed.
-    """
-
-    environment: str
-    environment_options: dict[str, Any] = Field(default_factory=dict)
-    policy: PlayerConfig = PlayerConfig()
+    kind: str = "human"
+    options: dict[str, Any] = Field(default_factory=dict)
     prompts: str = ""
     few_shot: bool = False
+
+
+class PlayConfig(StrictConfig):
+    """One played episode; where a recipe has the same thing, it has the same name.
+
+    temperature, top_p, max_tokens, stop, seed: how the policy samples. repair: on = "unsolved" means the same as
+    "failures" here, since there is one try. pauses: where `go` stops: "every" (node), or "before:NODE", "after:NODE"; by
+    default wherever something was proposed that can still be changed.
+    """
+
+    environment: PlayedWorldConfig
+    model: PlayerConfig = PlayerConfig()
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=256, ge=1)

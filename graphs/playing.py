@@ -68,11 +68,11 @@ class PlaySession:
         environment: Environment | None = None,
     ) -> PlaySession:
         """A new session before its first node. `policy`, `environment`: open ones to use (and not to close)."""
-        world = environment or open_environment(config.environment, config.environment_options)
-        seat = await open_player(config.policy, world, task, policy)
+        world = environment or open_environment(config.environment.name, config.environment.options)
+        seat = await open_player(config.model, world, task, policy)
         now = _now()
         row = {"created": now, "updated": now, "config": config.model_dump(mode="json"), "task": to_plain(task)}
-        row |= {"environment": config.environment, "task_id": task.id, "policy": config.policy.kind}
+        row |= {"environment": config.environment.name, "task_id": task.id, "policy": config.model.kind}
         row |= {"policy_version": seat.version, "points": 0, "lines": 0, "turns": 0, "next": ""}
         session = cls(SessionFile.create(Path(folder), row), config, task, seat, world)
         session._own_environment = environment is None
@@ -103,8 +103,8 @@ class PlaySession:
         try:
             config = validate(PlayConfig, file.values.get("config", {}), str(path))
             task = from_plain(Task, file.values["task"])
-            world = environment or open_environment(config.environment, config.environment_options)
-            seat = await open_player(config.policy, world, task, policy)
+            world = environment or open_environment(config.environment.name, config.environment.options)
+            seat = await open_player(config.model, world, task, policy)
         except BaseException:
             file.close()
             raise
@@ -134,6 +134,11 @@ class PlaySession:
         return self.points[self._head]
 
     @property
+    def actor(self) -> str:
+        """Who acts, for people: "human", "expert", "transformers:path"."""
+        return self._seat.name
+
+    @property
     def info(self) -> SessionInfo:
         return info_of(self.file.path, self.file.values)
 
@@ -153,7 +158,7 @@ class PlaySession:
 
     def pause_at(self, *pauses: str) -> None:
         """Change where `go` stops, now and when the session is opened again: "every", "before:NODE", "after:NODE"."""
-        self.config = validate(PlayConfig, {**self.config.model_dump(mode="json"), "pauses": pauses}, "pauses")
+        self.config = validate(PlayConfig, {**self.config.model_dump(mode="json"), "pauses": pauses}, "kintsugi play")
         self.file.save(config=self.config.model_dump(mode="json"))
 
     @property
@@ -248,7 +253,7 @@ class PlaySession:
         words = [[one.stage, to_plain(one.messages)] for one in played.trajectories]
         id = content_hash([played.id, words])
         ids = {one.id: content_hash([id, one.attempt, one.stage]) for one in played.trajectories}
-        expert = self.config.policy.kind == "expert"
+        expert = self.config.model.kind == "expert"
 
         def renamed(one: Trajectory) -> Trajectory:
             stage = "teacher" if expert and one.stage == "explore" else one.stage

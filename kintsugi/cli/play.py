@@ -85,13 +85,13 @@ async def _opened(config: Any, resume: str | None, folder: Path, task: str, scre
     if resume is not None:
         return await PlaySession.resume(find_session(resume, folder))
     settings, split = config
-    environment = open_environment(settings.environment, settings.environment_options)
+    environment = open_environment(settings.environment.name, settings.environment.options)
     try:
         chosen = _task(environment, split, task)
     finally:
         await environment.close()
-    if settings.policy.kind not in (HUMAN, EXPERT):
-        screen.note(f"opening {settings.policy.options.get('path', settings.policy.kind)} …")
+    if settings.model.kind not in (HUMAN, EXPERT):
+        screen.note(f"opening {settings.model.options.get('path', settings.model.kind)} …")
     return await PlaySession.begin(settings, chosen, folder=folder)
 
 
@@ -115,23 +115,23 @@ def _near(word: str, known: Any) -> str:
 
 def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: str | None, split: str | None) -> Any:
     """(PlayConfig, split) from what was typed: a run's or a recipe's settings below, `KEY=VALUE` on top."""
-    from kintsugi.config import validate, with_overrides
+    from kintsugi.config import merged, validate, with_overrides
     from kintsugi.graphs.play_config import PlayConfig
     from kintsugi.training.recipe import load_recipe
 
     run = Path(where) if (Path(where) / "run.json").exists() else None
-    values: dict[str, Any] = {"environment": where}
+    values: dict[str, Any] = {"environment": {"name": where}}
     loaded = None
     if run is not None:
         from kintsugi.training.run import recipe_of
 
         loaded = recipe_of(run)
-        values["environment"] = loaded.environment.name
+        values["environment"]["name"] = loaded.environment.name
     if recipe is not None:
         loaded = load_recipe(recipe)
     if loaded is not None:
-        values |= _from_recipe(loaded, values["environment"])
-    values["policy"] = _player(policy or (str(run) if run is not None else HUMAN))
+        values = merged(_from_recipe(loaded, values["environment"]["name"]), values)
+    values = merged(values, {"model": _player(policy or (str(run) if run is not None else HUMAN))})
     config = validate(PlayConfig, with_overrides(values, overrides), "kintsugi play")
     return config, split or (loaded.environment.train_split if loaded is not None and run is not None else "train")
 
@@ -142,7 +142,8 @@ def _from_recipe(recipe: Any, environment: str) -> dict[str, Any]:
     values = {name: plain[name] for name in ("repair", "episode", "seed")}
     values |= {name: plain["explore"][name] for name in ("temperature", "top_p", "max_tokens", "stop")}
     if recipe.environment.name == environment:
-        values |= {"environment_options": plain["environment"]["options"], "prompts": recipe.model.prompts}
+        values["environment"] = {"options": plain["environment"]["options"]}
+        values["model"] = {"prompts": recipe.model.prompts}
     return values
 
 
@@ -175,12 +176,12 @@ def _list(folder: Path, as_json: bool) -> None:
     if not found:
         typer.echo(f"no sessions in {folder}: kintsugi play treasure_hunt begins one")
         return
-    typer.echo(f"{'session':<8} {'last used (UTC)':<16} {'environment':<14} {'task':<14} {'policy':<8} stands")
+    typer.echo(f"{'session':<8} {'used (UTC)':<11} {'environment':<14} {'task':<14} {'policy':<8} stands")
     for info in found:
         ended = "over: " + ", ".join(info.stops) if not info.next else f"turn {info.turns}, {info.next} next"
         kind = {"transformers": "model"}.get(info.policy, info.policy)
-        used = info.updated[:16].replace("T", " ")
-        line = f"{info.id:<8} {used:<16} {info.environment[:14]:<14} {info.task_id[:14]:<14} {kind[:8]:<8} {ended}"
+        used = info.updated[5:16].replace("T", " ")
+        line = f"{info.id:<8} {used:<11} {info.environment[:14]:<14} {info.task_id[:14]:<14} {kind[:8]:<8} {ended}"
         typer.echo(line if len(line) <= 80 or not sys.stdout.isatty() else line[:79] + "…")
 
 

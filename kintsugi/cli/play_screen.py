@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from kintsugi.records import Action, Critique, Message, Observation, Verdict
 COMMANDS = {
     "help": ("", "these lines"),
     "step": ("", "run one node, whatever the pauses are"),
-    "end": ("", "run to the end (or to your turn)"),
     "edit": ("[TEXT]", "change what was just proposed, in an editor or to TEXT"),
+    "end": ("", "run to the end (or to your turn)"),
     "again": ("", "ask the policy for another proposal"),
     "back": ("[N]", "stand N points further back (1)"),
     "branch": ("N", "stand at point N, of whatever line, and go on from there"),
@@ -39,7 +40,7 @@ COMMANDS = {
     "show": ("[N]", "point N (this one) again, in full"),
     "graph": ("", "this line on the episode graph"),
     "state": ("", "the episode's state as JSON"),
-    "pause": ("[WHERE…]", "every, none, before:NODE, after:NODE; alone: where it stops now"),
+    "pause": ("[WHERE…]", "every, none, before:NODE, after:NODE; alone: as it is"),
     "commit": ("RUN", 'add this line to a run\'s ledger, with the purpose "play"'),
     "quit": ("", "leave; the session is saved at every point anyway"),
 }
@@ -85,7 +86,7 @@ class Screen:
 
     def _begin(self, fresh: bool) -> None:
         session = self.session
-        head = f"{session.config.environment} · {session.task.id} · {session.info.policy} acts · session {session.id}"
+        head = f"{session.config.environment.name} · {session.task.id} · {session.actor} acts · session {session.id}"
         self._line(head, "bold")
         self._line("Enter goes on, text is said instead, :help, Ctrl-C leaves (all is saved)", "dim")
         if fresh or session.point.number == 0:
@@ -133,6 +134,8 @@ class Screen:
 
     def _ask(self, prompt: str) -> str:
         if self.typed:
+            import readline  # noqa: F401  line editing and history for `input`
+
             return input(prompt)
         line = sys.stdin.readline()
         if not line:
@@ -160,7 +163,7 @@ class Screen:
 
     def _do_help(self, rest: str) -> None:
         self._line("Enter             go on to the next pause, with what was proposed")
-        self._line("TEXT              say TEXT instead, and go on (::TEXT for one that begins with :)")
+        self._line("TEXT              say TEXT instead, and go on (::TEXT says :TEXT)")
         for name, (takes, does) in COMMANDS.items():
             self._line(f":{name} {takes}".ljust(18) + does)
         self._line("A command's first letters are enough.", "dim")
@@ -223,8 +226,10 @@ class Screen:
     def _do_graph(self, rest: str) -> None:
         from kintsugi.graphs.drawing import as_text, picture_of, with_path
 
-        state = self.session.point.state
-        picture = with_path(picture_of(self.session.graph), state["path"], over=self.session.point.over)
+        point = self.session.point
+        picture = with_path(picture_of(self.session.graph), point.state["path"], over=point.over)
+        marked = [replace(node, label=f"{node.text} (next)") if node.id == point.next else node for node in picture.nodes]
+        picture = replace(picture, nodes=tuple(marked))
         self.console.print(Text(as_text(picture, self.console.width)))
 
     def _do_state(self, rest: str) -> None:

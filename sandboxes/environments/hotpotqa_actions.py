@@ -1,0 +1,99 @@
+"""From what an agent writes to one action of the question answerer: search, lookup, finish or think.
+
+    parse_action("Thought: who wrote it?\nAction: search[The Amber Gate]")   Step("search", "The Amber Gate")
+    parse_action("think: the author was born in Avonmere")                   Step("think", "the author …")
+
+Accepted forms, in any letter case: `search[…]` on a line of its own, after `Action:` or `Action 2:`, with thoughts before
+it; and one native tool call as JSON, `{"name": "search", "arguments": {"title": "…"}}`, bare or between `<tool_call>` and
+`</tool_call>`. The first action of a text counts and what follows it is passed over: an agent that goes on to invent
+its observations gains nothing. The argument ends at the last `]` of its line. A text of thoughts alone is a thought.
+Anything else is a `Step("unknown", why)`: nothing is ever raised. Left out: several actions in one message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["search", "lookup", "finish", "think", "unknown"]
+
+ARGUMENTS: Final = {"search": "title", "lookup": "text", "finish": "answer"}
+"""The tools and the name of each one's only argument."""
+
+HELP: Final = "You can: search[title], lookup[text], finish[answer], think: text."
+LONGEST_ACTION: Final = 20_000
+
+_ACTION: Final = re.compile(r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish)\s?\[(.*)\]", re.IGNORECASE)
+_OPEN: Final = re.compile(r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish)\b", re.IGNORECASE)
+_THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
+_CALL: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do. argument: the tool's argument, the thought, or for "unknown" what is wrong with the text."""
+
+    kind: Kind
+    argument: str
+
+
+def parse_action(text: str) -> Step:
+    """The one step that `text` asks for; see the module."""
+    if len(text) > LONGEST_ACTION:
+        return Step("unknown", f"An action of {len(text)} characters is too long. {HELP}")
+    called = _tool_call(text)
+    if called is not None:
+        return called
+    for line in text.splitlines():
+        if found := _ACTION.search(line):
+            return _step(found[1].lower(), found[2])
+        if opened := _OPEN.search(line):
+            return Step("unknown", f"Write {opened[1].lower()}[…] with its brackets closed, on one line. {HELP}")
+    if thought := _THOUGHT.match(text):
+        return Step("think", text[thought.end() :].strip())
+    if not text.strip():
+        return Step("unknown", f"That was empty. {HELP}")
+    return Step("unknown", HELP)
+
+
+def action_text(name: str, argument: str) -> str:
+    """The text form of a tool call: `search[The Amber Gate]`, on one line."""
+    return f"{name}[{' '.join(argument.split())}]"
+
+
+def _step(name: str, argument: str) -> Step:
+    argument = " ".join(argument.split())
+    if not argument:
+        return Step("unknown", f"{name}[] needs a {ARGUMENTS[name]} between its brackets. {HELP}")
+    return Step(name, argument)  # type: ignore[arg-type]
+
+
+def _tool_call(text: str) -> Step | None:
+    """The step of a native call, None when the text is none."""
+    tagged = _CALL.search(text)
+    inner = tagged[1] if tagged else text
+    if not tagged and not inner.lstrip().startswith("{"):
+        return None
+    call = _json(inner)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        wanted = '{"name": "search", "arguments": {"title": "…"}}'
+        return Step("unknown", f"A tool call looks like {wanted}. {HELP}") if tagged else None
+    name = call["name"].strip().lower()
+    if name not in ARGUMENTS:
+        return Step("unknown", f"There is no such tool. {HELP}")
+    given = call.get("arguments", call.get("parameters"))
+    if isinstance(given, str):
+        given = _json(given) if given.lstrip().startswith("{") else {ARGUMENTS[name]: given}
+    values = [value for value in given.values() if isinstance(value, str)] if isinstance(given, dict) else []
+    if not isinstance(given, dict) or len(values) != 1:
+        return Step("unknown", f'{name} takes one text, "{ARGUMENTS[name]}". {HELP}')
+    return _step(name, values[0])
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -64,7 +64,8 @@ class WarmStartConfig(StrictConfig):
     """Scripted demonstrations that a small model begins with; afterwards it sees no other human answer.
 
     demonstrations: how many tasks of the environment's "demonstrations" split. first: phases before `learn`, easy ones
-    first. repair_share: share of `learn`'s rows that are scripted repairs.
+    first. repair_share: share of `learn`'s rows that are scripted repairs; in blind_share of those the objection is only
+        "wrong", as for a repairer that is not told it.
     word_noise, noise_share: in this share of `learn`'s demonstrations every other sentence is garbled: each word piece
         becomes another one with this probability (numbers and programs stay). A model that has met words it cannot know
         guesses at them, and what it guesses right it can learn from.
@@ -74,6 +75,7 @@ class WarmStartConfig(StrictConfig):
     demonstrations: int = Field(default=500, ge=1)
     first: tuple[FirstPhase, ...] = ()
     repair_share: float = Field(default=0.2, ge=0, lt=1)
+    blind_share: float = Field(default=0.0, ge=0, le=1)
     word_noise: float = Field(default=0.0, ge=0, le=1)
     noise_share: float = Field(default=0.5, ge=0, le=1)
     low: float = Field(default=0.15, ge=0, le=1)

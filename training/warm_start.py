@@ -8,6 +8,7 @@ the environment's own `gold` of its "demonstrations" split, and (for repairs) it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import re
@@ -137,7 +138,10 @@ def repair_demonstration_rows(
     rows = []
     for index in range(num):
         task = shown.tasks[index % len(shown.tasks)]
-        attempt, fault, mended = script(task, random.Random(f"{seed}:{index}"))
+        rng = random.Random(f"{seed}:{index}")
+        attempt, fault, mended = script(task, rng)
+        if recipe.warm_start is not None and rng.random() < recipe.warm_start.blind_share:
+            fault = dataclasses.replace(fault, note="wrong")
         context = chat.context(rollback_request(prompt, task.prompt, attempt, fault))
         answer = chat.completion_ids(mended)
         mask = (0,) * len(context) + (1,) * len(answer)

@@ -23,6 +23,8 @@ from kintsugi.cli.main import main
 from kintsugi.ledger import Ledger
 from kintsugi.records import Task
 from kintsugi.sandboxes.environments.environment import open_environment
+from kintsugi.training.recipe import load_recipe
+from kintsugi.training.round_tasks import RoundTasks
 
 Chat = list[dict[str, str]]
 HUNT = '[environment]\nname = "treasure_hunt"\n[model]\nkind = "endpoint"\nprompts = "react"\n[explore]\nmax_tokens = 64\n'
@@ -108,13 +110,14 @@ def measured(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def held_out(name: str, num: int, options: Mapping[str, Any] | None = None) -> list[tuple[Task, Sequence[str]]]:
+def held_out(recipe: str, num: int) -> list[tuple[Task, Sequence[str]]]:
     """The held-out tasks that an evaluation takes, each with its gold actions."""
 
     async def find() -> list[tuple[Task, Sequence[str]]]:
-        environment = open_environment(name, options or {})
+        loaded = load_recipe(recipe, [f"evaluate.tasks={num}"])
+        environment = open_environment(loaded.environment.name, loaded.environment.options)
         try:
-            return [(task, await environment.gold(task) or ()) for task in environment.tasks("heldout", limit=num, seed=0)]
+            return [(task, await environment.gold(task) or ()) for task in RoundTasks(loaded, environment).heldout()]
         finally:
             await environment.close()
 
@@ -123,7 +126,7 @@ def held_out(name: str, num: int, options: Mapping[str, Any] | None = None) -> l
 
 def test_programs(measured: Any, tmp_path: Path) -> None:
     """It knows six of eight answers, and says one of them as nobody should."""
-    tasks = held_out("word_problems", 8, {"events": "1-3"})
+    tasks = held_out("demo", 8)
     plans = {task.prompt: gold for task, gold in tasks[:6]}
     plans[tasks[0][0].prompt] = ("I would rather not.",)
     agent = Agent(plans)
@@ -145,7 +148,7 @@ def test_many_turns(measured: Any, tmp_path: Path) -> None:
     """In a world of turns, each request is the whole chat so far: what it said, and what it was told."""
     recipe = tmp_path / "hunt.toml"
     recipe.write_text(HUNT, encoding="utf-8")
-    tasks = held_out("treasure_hunt", 6)
+    tasks = held_out(str(recipe), 6)
     agent = Agent({task.prompt: gold for task, gold in tasks[:4]})
     with listening(agent) as url:
         code, out, err = measured(url, "--recipe", recipe, "evaluate.tasks=6", "--ledger", tmp_path / "kept.sqlite")
@@ -164,7 +167,7 @@ def test_many_turns(measured: Any, tmp_path: Path) -> None:
 
 def test_a_server_that_dies_is_one_sentence(measured: Any, tmp_path: Path) -> None:
     """In the middle of an evaluation, after some answers: no figure is given, and the exit code says so."""
-    tasks = held_out("word_problems", 8, {"events": "1-3"})
+    tasks = held_out("demo", 8)
     options = ["evaluate.tasks=8", "episode.wave=2", "--ledger", tmp_path / "kept.sqlite"]
     with listening(Agent({task.prompt: gold for task, gold in tasks}, dies_after=3)) as url:
         code, out, err = measured(url, "--recipe", "demo", *options)

@@ -1,12 +1,12 @@
 """What a worker's child gives up before it runs a program: its uid, most files, many system calls. Linux only.
 
-    confinement = strongest("auto", writable="/tmp/slot")     # once, in the worker; proves itself in a forked child
-    confinement.apply()                                       # in each child, last thing before the program
+    confinement = strongest("auto", Ground(folder="/tmp/slot"))   # once, in the worker; proves itself in a forked child
+    confinement.apply()                                           # in each child, last thing before the program
 
 Travels beside `worker.py` and, like it, imports the standard library only (it runs with `-I -S`, maybe in a
-container). Rungs: `landlock+seccomp`, and `rlimits`, which adds nothing to the worker's resource limits but the
-change of uid. A stronger rung (namespaces) belongs at the head of `RUNGS`. Leaves out: resource limits and clean-up,
-which are the worker's.
+container). Rungs: `namespaces+landlock+seccomp` (the worker has entered them before, see `namespaces.py`),
+`landlock+seccomp`, and `rlimits`, which adds nothing to the worker's resource limits but the change of uid. Leaves
+out: resource limits and clean-up, which are the worker's.
 
 Sources: landlock(7), seccomp(2), prctl(2); system call numbers from the kernel's unistd_64.h and asm-generic/unistd.h.
 """
@@ -18,20 +18,47 @@ import os
 import platform
 import struct
 import sys
+from typing import NamedTuple
 
-RUNGS = ("landlock+seccomp", "rlimits")
+NAMESPACES = "namespaces+landlock+seccomp"
+RUNGS = (NAMESPACES, "landlock+seccomp", "rlimits")
 LIMITS_HOLD = (
     "wall_time", "cpu_time", "memory", "output", "processes", "files_size", "clean_environment", "clean_state",
 )  # fmt: skip
 ISOLATION_HOLDS = ("network", "host_reads", "host_writes", "host_processes", "kernel_surface")
+CONTAINER_HOLDS = ("host_reads", "host_writes", "host_processes")  # by the engine alone, before Landlock and seccomp
+
+
+class Ground(NamedTuple):
+    """Where programs run and what they may read."""
+
+    folder: str
+    """The worker's folder; programs write below it and nowhere else."""
+    files: tuple[str, ...] = ()
+    """Shared libraries that the standard library needs."""
+    container: bool = False
+    """In a container: every file but /proc and /sys is the image's and may be read."""
+
+    def readable(self) -> list[tuple[str, int]]:
+        """Paths and Landlock's rights on them."""
+        if self.container:
+            names = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
+            return [(path, _READ) for path in names if os.path.realpath(path) != self.folder]
+        found = [(path, 1 << 2) for path in self.files]
+        for folder in filter(os.path.isdir, sys.path):
+            found.append((folder, 1 << 3))
+            names = (name for name in os.listdir(folder) if name not in ("site-packages", "dist-packages"))
+            found += [(os.path.join(folder, name), _READ) for name in names]
+        return [*found, (ZONES, _READ)]
+
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR; EXECUTE (1 << 0) is granted nowhere: a program is one interpreter
 # WRITE_FILE, REMOVE_*, MAKE_DIR, MAKE_REG, MAKE_FIFO, MAKE_SYM, REFER, TRUNCATE; no devices, no sockets
 _WRITE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
-_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+ZONES = "/usr/share/zoneinfo"
 
 # name: (x86-64, arm64); 0 where an architecture has none (0 is never meant: read and io_setup stay open).
 _REFUSED = """
@@ -51,7 +78,7 @@ sched_setattr:314:274 process_madvise:440:440 process_mrelease:448:448 move_page
 mbind:237:235 personality:135:92 uselib:134:0 lookup_dcookie:212:18 pidfd_send_signal:424:424
 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240 tkill:200:130
 """
-# Landlock does not guard owners, modes, times and attributes: refused where the program keeps the caller's uid.
+# Landlock does not guard owners, modes, times and attributes: refused where files of the caller's uid can be seen.
 _METADATA = """
 chmod:90:0 fchmod:91:52 fchmodat:268:53 chown:92:0 fchown:93:55 lchown:94:0 fchownat:260:54 setxattr:188:5
 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16 utime:132:0 utimes:235:0
@@ -91,16 +118,14 @@ def landlock_version() -> int:
         return 0
 
 
-def _ruleset(version: int, writable: str, readable: list[str]) -> int:
-    """A Landlock ruleset's descriptor: read the libraries, write below `writable`, no TCP, no signals out."""
+def _ruleset(version: int, ground: Ground) -> int:
+    """A Landlock ruleset's descriptor: read the libraries, write below the folder, no TCP, no signals out."""
     known = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
     fields = [known, 3 if version >= 4 else 0, 3 if version >= 6 else 0]  # bind+connect; abstract sockets+signals
     attributes = struct.pack("=QQQ", *fields)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     ruleset = _syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
-    rules = (
-        [(path, _READ) for path in readable] + [(path, 1 << 2) for path in _FILES] + [("/dev/null", 1 << 1 | 1 << 2)]
-    )
-    for path, rights in [*rules, (writable, (_READ | _WRITE) & known)]:
+    rules = [*ground.readable(), *((path, 1 << 2) for path in _DEVICES), ("/dev/null", 1 << 1 | 1 << 2)]
+    for path, rights in [*rules, (ground.folder, (_READ | _WRITE) & known)]:
         try:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -120,7 +145,7 @@ def _numbers(table: str, column: int) -> dict[str, int]:
     return {row[0]: int(row[1 + column]) for row in rows if int(row[1 + column])}
 
 
-def _filter(*, own_uid: bool, signals_scoped: bool, pid: int) -> bytes:
+def _filter(*, own_files: bool, signals_scoped: bool, pid: int) -> bytes:
     """The seccomp program: refuse the tables above, judge a few calls by an argument, allow the rest.
 
     Where Landlock cannot keep signals inside, kill reaches only the program's first process and its group.
@@ -142,7 +167,7 @@ def _filter(*, own_uid: bool, signals_scoped: bool, pid: int) -> bytes:
         blocks |= {"kill": own, "tgkill": own, "fcntl": owner}  # F_SETOWN, F_SETSIG, F_SETOWN_EX
     for name, block in blocks.items():
         code += [_jump(0x15, judged[name], 0, len(block)), *block]
-    refused = _numbers(_REFUSED + ("" if own_uid else _METADATA), column)
+    refused = _numbers(_REFUSED + ("" if own_files else _METADATA), column)
     for number in refused.values():
         code += [_jump(0x15, number, 0, 1), refuse]
     return b"".join([*code, allow])
@@ -167,23 +192,25 @@ class _Program(ctypes.Structure):
 class Confinement:
     """One rung, prepared once in the worker and applied in each child. `uid` is None where the caller's own is kept."""
 
-    def __init__(self, rung: str, writable: str, uid: int | None) -> None:
-        self.rung, self.uid, self._ruleset = rung, uid, -1
+    def __init__(self, rung: str, ground: Ground, uid: int | None) -> None:
+        self.rung, self.uid, self.ground, self._ruleset = rung, uid, ground, -1
         self._signals_scoped, self._code = False, b""
-        if rung == "landlock+seccomp":
+        # Where the root is read-only and not the host's, owners and modes of what can be seen are the program's.
+        self._own_files = uid is not None or rung == NAMESPACES or ground.container
+        if rung != "rlimits":
             version = landlock_version()
             if version < 1 or platform.machine() not in _MACHINES or sys.byteorder != "little":
                 raise OSError(f"no Landlock here (version {version}, {platform.machine()})")
-            self._ruleset = _ruleset(
-                version, writable, [*filter(None, sys.path), sys.base_prefix + "/lib", *_LIBRARIES]
-            )
+            self._ruleset = _ruleset(version, ground)
             self._signals_scoped = version >= 6
-            self._code = _filter(own_uid=uid is not None, signals_scoped=self._signals_scoped, pid=0)
+            self._code = _filter(own_files=self._own_files, signals_scoped=self._signals_scoped, pid=0)
 
     @property
     def guarantees(self) -> list[str]:
         """Names from `sandbox.GUARANTEES`."""
-        return [*LIMITS_HOLD, *(ISOLATION_HOLDS if self._code else ())]
+        held = [*LIMITS_HOLD, *(ISOLATION_HOLDS if self._code else CONTAINER_HOLDS if self.ground.container else ())]
+        hidden = self._code and (self.rung == NAMESPACES or self.ground.container)
+        return [*held, "hidden_host"] if hidden else held
 
     def apply(self) -> None:
         """Give everything up, for good. Raises OSError when any part is refused: then nothing may run."""
@@ -191,6 +218,8 @@ class Confinement:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
+        elif self.rung == NAMESPACES:
+            drop_capabilities()
         prctl(PR_SET_DUMPABLE, 0)
         prctl(PR_SET_PDEATHSIG, 9)  # after the change of uid, which clears it
         prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -199,16 +228,23 @@ class Confinement:
         _syscall(_LANDLOCK_RESTRICT, ctypes.c_int(self._ruleset), ctypes.c_uint32(0))
         code = self._code
         if not self._signals_scoped:
-            code = _filter(own_uid=self.uid is not None, signals_scoped=False, pid=os.getpid())
+            code = _filter(own_files=self._own_files, signals_scoped=False, pid=os.getpid())
         program = _Program(len(code) // 8, code)
         if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0)):
             raise OSError(ctypes.get_errno(), "seccomp filter refused")
 
 
-def _proof(confinement: Confinement, writable: str) -> None:
+def drop_capabilities() -> None:
+    """Give up what the owner of a user namespace may do in it."""
+    if _libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) < 0:
+        raise OSError(ctypes.get_errno(), "capabilities could not be dropped")
+
+
+def _proof(confinement: Confinement) -> None:
     """Apply it here and try: raises when it does not hold or breaks plain programs. Runs in a forked child."""
     confinement.apply()
-    probe = os.path.join(writable, "run", "probe")
+    folder = confinement.ground.folder
+    probe = os.path.join(folder, "run", "probe")
     with open(probe, "w") as file:
         file.write("x")
     os.unlink(probe)
@@ -216,10 +252,10 @@ def _proof(confinement: Confinement, writable: str) -> None:
 
     if confinement.rung == "rlimits":
         return
-    for attempt in (lambda: os.listdir("/etc"), lambda: os.mkdir(writable + "/../probe"), _open_socket):
+    for attempt in (lambda: os.listdir("/proc"), lambda: os.mkdir(folder + "/../probe"), _open_socket):
         try:
             attempt()
-        except PermissionError:
+        except OSError:
             continue
         raise AssertionError("confinement does not hold")
 
@@ -228,36 +264,36 @@ def _open_socket() -> None:
     _syscall(_numbers(_REFUSED, _MACHINES[platform.machine()][0])["socket"], 1, 1, 0)
 
 
-def _proves(confinement: Confinement, writable: str) -> bool:
+def _proves(confinement: Confinement) -> bool:
     pid = os.fork()
     if pid == 0:
         try:
-            _proof(confinement, writable)
+            _proof(confinement)
             os._exit(0)
         finally:
             os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
 
 
-def strongest(wanted: str, writable: str) -> Confinement:
-    """The strongest rung that proves itself, or exactly the one `wanted`. `writable/run` is the program's folder.
+def strongest(wanted: str, ground: Ground, seed: int) -> Confinement:
+    """The strongest rung that proves itself, or exactly the one `wanted`. `folder/run` is the program's folder.
 
-    As root the child gets a uid of its own for each worker (61184-65279, systemd's range for such users, from the
-    worker's process id), so that it cannot touch root's processes or files and counts its own processes only.
+    As root the child gets a uid of its own for each worker (61184-65279, systemd's range for such users, from `seed`,
+    the worker's process id), so that it cannot touch root's processes or files and counts its own processes only.
     """
     root = os.getuid() == 0
-    uids: list[int | None] = [61184 + os.getpid() % 4096, 65534] if root else [None]
+    uids: list[int | None] = [61184 + seed % 4096, 65534] if root else [None]
     refusals: list[str] = []
-    for rung in RUNGS if wanted == "auto" else (wanted,):
+    for rung in RUNGS[1:] if wanted == "auto" else (wanted,):
         for uid in [*uids, None] if root and rung == "rlimits" else uids:
             try:
-                confinement = Confinement(rung, writable, uid)
+                confinement = Confinement(rung, ground, uid)
             except OSError as error:
                 refusals.append(f"{rung}: {error}")
                 continue
             if uid is not None:
-                os.chown(os.path.join(writable, "run"), uid, uid)
-            if _proves(confinement, writable):
+                os.chown(os.path.join(ground.folder, "run"), uid, uid)
+            if _proves(confinement):
                 return confinement
             refusals.append(f"{rung} as uid {uid}: did not hold when tried")
     raise OSError(f"no confinement works here: {'; '.join(refusals)}")

@@ -42,7 +42,7 @@ GUARANTEES: Mapping[str, str] = {
     "clean_environment": "no variable of the caller's environment reaches a program",
     "clean_state": "nothing of one program, process or file, is left for the next one",
     "network": "no socket can be opened, of any family",
-    "host_reads": "no file of the host can be read, except the standard library and the shared libraries it needs",
+    "host_reads": "no file of the host can be read, except the standard library, its shared libraries and time zones",
     "host_writes": "nothing can be written outside the program's own folder",
     "host_processes": "no process outside the program can be signalled, traced or read",
     "kernel_surface": "system calls that no plain program needs are refused",
@@ -138,6 +138,9 @@ class TestResult:
     """The other ones, in order; `passed + len(failures) == total`."""
     run: RunResult
     """The run itself. Its status is `ok` when every test was reached, passed or not."""
+    judging: str = ""
+    """`two processes`: the program could forge no verdict. `one process: REASON`: it shared one with its tests, so it
+    could read them, patch what they call or return objects that equal everything."""
 
     @property
     def all_passed(self) -> bool:
@@ -197,7 +200,18 @@ class Sandbox(Protocol):
     def run_tests(
         self, code: str, tests: Sequence[str], *, setup: str = "", limits: Limits | None = None
     ) -> TestResult:
-        """Run `setup`, then `code`, then each test; the limits hold for all of it together."""
+        """Run `setup`, then `code`, then each test; the limits hold for all of it together.
+
+        The program runs in one process and the tests in another, which alone reads them: the program sees the
+        arguments of calls, one at a time, and answers with plain data. What `setup` defines is the tests' own. Where the
+        tests' text needs the program's objects themselves they share one process; `TestResult.judging` says so.
+        """
+        ...
+
+    async def arun_tests(
+        self, code: str, tests: Sequence[str], *, setup: str = "", limits: Limits | None = None
+    ) -> TestResult:
+        """`run_tests` for asyncio."""
         ...
 
     def stats(self) -> SandboxStats:

@@ -44,6 +44,8 @@ class Watch:
         self.buffers = {descriptor: bytearray() for descriptor in reading}
         self.streams = reading
         self.killed, self.note, self.truncated = "", "", False
+        self.family = [pid]
+        self.oom_kills = oom_kills()
         self.code, self.cpu_s, self.peak_mb, self.wall_s = 0, 0.0, 0.0, 0.0
         self.before = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.handle = os.pidfd_open(pid)
@@ -74,9 +76,25 @@ class Watch:
         self.wall_s = time.monotonic() - self.started
 
     def kill(self, status: str, note: str = "") -> None:
+        """Kill the program, and with it all that it started: a process must run to die, and a bomb would not let it."""
         if not self.killed:
             self.killed, self.note = status, note
-            os.kill(self.pid, signal.SIGKILL)
+            for pid in dict.fromkeys([self.pid, *self.family]):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    @property
+    def ended_alone(self) -> bool:
+        """Whether no limit was passed."""
+        return not self.killed
+
+    def reaped(self, pid: int, code: int, usage: resource.struct_rusage, *, by_itself: bool) -> None:
+        """Another process of the program has ended; `by_itself`: the one that a judge has judged."""
+        self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 1024)
+        if by_itself and not self.code:
+            self.code = code
 
     def _read(self, descriptor: int) -> bool:
         """Take what is there; True while more may come."""
@@ -103,7 +121,8 @@ class Watch:
     def _look(self, now: float) -> None:
         """Judge CPU time, memory, processes and files; what the kernel's limits do not hold for several processes."""
         limits, cpu, memory, threads = self.limits, 0, 0, 0
-        for pid in (family := descendants()):
+        self.family = family = descendants()
+        for pid in family:
             try:
                 with open(f"/proc/{pid}/stat", "rb") as file:
                     words = file.read().rpartition(b")")[2].split()
@@ -127,12 +146,15 @@ class Watch:
                 self.kill("timeout")
 
     def _waited(self) -> float:
-        """Seconds the program was ready to run but had no core: not its fault."""
-        try:
-            with open(f"/proc/{self.pid}/schedstat") as file:
-                return int(file.read().split()[1]) / 1e9
-        except (OSError, IndexError):
-            return 0.0
+        """Seconds that a process of the program was ready to run but had no core: not its fault."""
+        longest = 0.0
+        for pid in self.family:
+            try:
+                with open(f"/proc/{pid}/schedstat") as file:
+                    longest = max(longest, int(file.read().split()[1]) / 1e9)
+            except (OSError, IndexError):
+                continue
+        return longest
 
     def drain(self) -> None:
         """Read what the pipes still hold; all writers are dead."""
@@ -163,7 +185,10 @@ class Watch:
             status = "sandbox_failed"
         elif status == "error" and number in (signal.SIGXCPU, signal.SIGKILL) and self.cpu_s >= self.limits["cpu_s"]:
             status = "timeout"
-        elif status == "error" and exit_code == 1 and b"\nMemoryError" in raw_err[-2000:]:
+        elif status == "error" and (
+            (exit_code == 1 and b"\nMemoryError" in raw_err[-2000:])
+            or (number == signal.SIGKILL and oom_kills() > self.oom_kills)
+        ):
             status = "memory"
         return {
             "status": status,
@@ -177,6 +202,17 @@ class Watch:
             "peak_memory_mb": self.peak_mb,
             "tests": [line for line in lines if line != ["ready"]],
         }
+
+
+def oom_kills() -> int:
+    """How often this container's control group has run out of memory; 0 outside one."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except OSError:
+            continue
+    return 0
 
 
 def said(report: bytes, nonce: bytes) -> list[list[Any]]:

@@ -1,44 +1,68 @@
 """The worker: one warm interpreter that forks once per program, on this machine or in a container.
 
-    python -I -S worker.py FOLDER RUNG [PACKAGES]     RUNG: auto, or one of confinement.RUNGS
+    python -I -S worker.py [FOLDER]               FOLDER only names the worker among the machine's processes
 
-PACKAGES is a JSON object of module names and the folders that they are imported from, before any program runs.
+Frames on standard input and output: four bytes of length (big-endian), then JSON. First the launcher sends its
+settings (see `Settings`) and the worker says `{"rung", "guarantees"}`. Then each request `{"code", "stdin", "files",
+"limits", "tests", "setup", "judge"}` gets one answer `{"status", "exit_code", "signal", "stdout", "stderr",
+"truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests"}`. After a request with `judge` the launcher sends one more
+frame `{"setup", "tests"}`, which only the judging process reads: no process that the program could read ever holds the
+tests. End of input ends the worker. One that cannot vouch for its own state any more leaves with exit code 3: replace it.
 
-Frames on standard input and output: four bytes of length (big-endian), then JSON. First the worker says `{"rung",
-"guarantees"}`; then each request `{"code", "stdin", "files", "limits", "tests", "setup"}` gets one answer
-`{"status", "exit_code", "signal", "stdout", "stderr", "truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests"}`.
-End of input ends it. A worker that cannot vouch for its own state any more leaves with exit code 3: replace it.
-
-Standard library only; only `confinement.py` and `watching.py` travel with it. After each program it kills and reaps
-everything left (it is the subreaper of its descendants) and empties FOLDER. Leaves out: choosing, replacing and
+Standard library only; the files of `TRAVELLERS` go with it. After each program it kills and reaps everything left (it
+is the subreaper of its descendants, or process 1) and empties its folder. Leaves out: choosing, replacing and
 retrying, which are the launcher's.
 """
 
 from __future__ import annotations
 
-import base64
-import builtins
+import contextlib
 import ctypes  # noqa: F401 - loaded once, so that programs find it warm
+import fcntl
 import gc
 import importlib
 import json
-import linecache
 import os
 import resource
 import select
 import signal
+import socket
 import stat
 import sys
 import time
 import traceback
-import types
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confinement as confine
+import namespaces
+from child import Child, Say
+from frames import read_frame, write_frame
+from judging import Candidate, Link, judge
+from keeping import keep
 from watching import Place, Watch, descendants, empty
 
 sys.path.pop(0)
+
+TRAVELLERS = ("frames", "plain_data", "child", "judging", "watching", "keeping", "confinement", "namespaces", "worker")
+
+
+class Settings(NamedTuple):
+    """What the launcher wants."""
+
+    folder: str
+    """The worker's own folder: there and empty."""
+    rung: str = "auto"
+    """auto, or one of confinement.RUNGS."""
+    container: bool = False
+    """Whether this is process 1 of a container, whose engine bounds memory and processes."""
+    files_mb: float = 32
+    """MiB that a program's folder is to hold at first."""
+    files: tuple[str, ...] = ()
+    """Shared libraries that the standard library needs, and links to them (path: target)."""
+    links: dict[str, str] | None = None
+    packages: dict[str, str] | None = None
+    """Modules to import before any program runs, and the folders that they come from."""
 
 
 class Unclean(Exception):
@@ -61,7 +85,7 @@ def reachable_library() -> None:
 
 
 def warm_up(packages: dict[str, str]) -> None:
-    """Import what small programs import most, and `packages` (name: folder), so that a fork already has them."""
+    """Import what small programs import most, and `packages`, so that a fork already has them."""
     names = "bisect collections copy datetime functools heapq itertools math operator random re string typing"
     for name in names.split():
         importlib.import_module(name)
@@ -71,129 +95,12 @@ def warm_up(packages: dict[str, str]) -> None:
         sys.path.remove(folder)
 
 
-# Frames ---------------------------------------------------------------------------------------------------------------
-
-
-def read_frame(descriptor: int) -> dict[str, Any] | None:
-    """The next frame, or None at the end of input."""
-    header = _read_exactly(descriptor, 4)
-    body = _read_exactly(descriptor, int.from_bytes(header, "big")) if len(header) == 4 else b""
-    return json.loads(body) if body else None
-
-
-def _read_exactly(descriptor: int, count: int) -> bytes:
-    parts: list[bytes] = []
-    while count:
-        part = os.read(descriptor, min(count, 1 << 20))
-        if not part:
-            return b""
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def write_frame(descriptor: int, message: dict[str, Any]) -> None:
-    body = json.dumps(message).encode()
-    view = memoryview(len(body).to_bytes(4, "big") + body)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-# The child: what runs in the fork -------------------------------------------------------------------------------------
-
-
-class Child:
-    """The program's side of the fork. Ends by `os._exit`, which spares the interpreter's long goodbye."""
-
-    def __init__(self, request: dict[str, Any], report: int, nonce: bytes) -> None:
-        self.request, self.report, self.nonce = request, report, nonce
-        self.ballast: bytearray | None = bytearray(2 << 20)  # let go of when memory runs out: a traceback needs some
-
-    def say(self, message: list[Any]) -> None:
-        """One line for the worker; the nonce tells it from what a program might write to the same descriptor."""
-        os.write(self.report, self.nonce + json.dumps(message).encode() + b"\n")
-
-    def main(self) -> NoReturn:
-        code = 1
-        try:
-            code = self.execute()
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-            if not isinstance(exit_.code, int | None):
-                print(exit_.code, file=sys.stderr)
-        except BaseException as error:  # KeyboardInterrupt too is the program's own
-            self.show(error)
-        try:
-            code = self.goodbye(code & 0xFF)
-        finally:
-            os._exit(code & 0xFF)
-
-    def execute(self) -> int:
-        request = self.request
-        for name, content in request["files"].items():
-            os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-            with open(name, "wb") as file:
-                file.write(base64.b64decode(content))
-        module = types.ModuleType("__main__")
-        module.__dict__["__builtins__"] = builtins
-        sys.modules["__main__"] = module
-        sys.argv, sys.path[:0] = ["program.py"], [""]
-        tests: list[str] | None = request["tests"]
-        if tests is None:
-            os.close(self.report)
-        elif request["setup"]:
-            exec(compiled(request["setup"], "setup.py"), module.__dict__)
-        exec(compiled(request["code"], "program.py"), module.__dict__)
-        for index, test in enumerate(tests or ()):
-            error = None
-            try:
-                exec(compiled(test, f"test_{index}.py"), module.__dict__)
-            except BaseException as caught:  # exiting is a failure of the test
-                error = "".join(traceback.format_exception_only(caught)).strip()[-2000:]
-            self.say([index, error])
-        return 0
-
-    def show(self, error: BaseException) -> None:
-        """The traceback, as an interpreter would print it: without this file's frames."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        if isinstance(error, MemoryError):
-            self.ballast = None
-            traceback.clear_frames(trace)
-        if sys.excepthook is not sys.__excepthook__:
-            sys.excepthook(type(error), error, trace)
-        else:
-            traceback.print_exception(type(error), error, trace)
-
-    def goodbye(self, code: int) -> int:
-        """What an interpreter owes a program at its end: wait for its threads, run its exit functions, flush."""
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
-        import atexit
-
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                code = code or 120
-        return code
-
-
-def compiled(source: str, name: str) -> types.CodeType:
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    return compile(source, name, "exec", dont_inherit=True)
-
-
-# The worker -----------------------------------------------------------------------------------------------------------
-
-
 class Worker:
-    """Runs one program after the other. `folder` is its own; a program's is `folder/run`."""
+    """Runs one program after the other. `settings.folder` is its own; a program's is `run` in it."""
 
-    def __init__(self, folder: str, rung: str) -> None:
-        self.folder, self.run_folder = folder, os.path.join(folder, "run")
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.container, self.folder = settings.container, settings.folder
+        self.run_folder = os.path.join(self.folder, "run")
         self.input, self.output = os.dup(0), os.dup(1)
         self.null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1):
@@ -202,24 +109,36 @@ class Worker:
         self.first_descriptor = 3
         for path in (path for path in sys.path if path.startswith("/proc/self/fd/")):
             self.first_descriptor = max(self.first_descriptor, int(path.rpartition("/")[2]) + 1)
-        self.confinement = confine.strongest(rung, folder)
+        ground = confine.Ground(self.folder, tuple(settings.files), settings.container)
+        self.confinement = confine.strongest(settings.rung, ground, seed)
         with open("/proc/self/statm") as file:
             mapped, resident = (int(word) * resource.getpagesize() for word in file.read().split()[:2])
         self.own_bytes = mapped  # what an empty program already maps
-        self.place = Place(folder, self.input, resident)
-        self.other_processes = 0 if self.confinement.uid is not None else self._processes_of_uid()
+        self.place = Place(self.folder, self.input, resident)
+        self.first_of_world = os.getpid() == 1
+        self.files_mb = settings.files_mb if settings.rung == confine.NAMESPACES else 0.0
+        self.other_processes = self._other_processes()
         os.rmdir(self.run_folder)
 
-    def _processes_of_uid(self) -> int:
-        """Threads that this uid has already: RLIMIT_NPROC counts them too. The watch below counts exactly."""
-        found = 0
+    def _other_processes(self) -> int | None:
+        """Threads that the program's uid has already: RLIMIT_NPROC counts them too. None: it would count others.
+
+        Across containers the same uid is counted together, and their engine bounds processes anyway. In a user
+        namespace of its own, and for a uid of its own, the count is exact. Else there is room for what the user
+        starts meanwhile, and only the watch counts exactly.
+        """
+        if self.container:
+            return None
+        if self.confinement.uid is not None or self.confinement.rung == confine.NAMESPACES:
+            return 1 if self.confinement.uid is None else 0
+        found = 48
         for name in os.listdir("/proc"):
             try:
                 if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid():
                     found += len(os.listdir(f"/proc/{name}/task"))
             except OSError:
                 continue
-        return found + 48  # room for what else the user starts meanwhile
+        return found
 
     def serve(self) -> None:
         confinement = self.confinement
@@ -237,6 +156,10 @@ class Worker:
             write_frame(self.output, self.run(request))
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        limits = request["limits"]
+        if self.files_mb and self.files_mb != limits["files_mb"]:
+            self.files_mb = limits["files_mb"]
+            namespaces.resize(int(self.files_mb) + 1)
         os.mkdir(self.run_folder, 0o700)
         if self.confinement.uid is not None:
             os.chown(self.run_folder, self.confinement.uid, self.confinement.uid)
@@ -244,17 +167,20 @@ class Worker:
         pipes = [os.pipe() for _ in range(3)]  # standard output, standard error, report
         nonce = os.urandom(12).hex().encode()
         started = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
+        candidate = 0
+        if request["judge"]:
+            limits["processes"] += 1  # the judge's own
+            candidate, pid = self._start_pair(request, stdin, pipes, nonce)
+        elif (pid := os.fork()) == 0:
             self._become_program(request, stdin, pipes, nonce)
         for _, writing in pipes:
             os.close(writing)
         if stdin != self.null:
             os.close(stdin)
-        watch = Watch(self.place, pid, [reading for reading, _ in pipes], request["limits"], started)
+        watch = Watch(self.place, pid, [reading for reading, _ in pipes], limits, started)
         try:
             watch.until_end()
-            self.sweep()
+            self.sweep(watch, candidate if watch.ended_alone else 0)
             watch.drain()
         finally:
             watch.close()
@@ -269,87 +195,178 @@ class Worker:
             os.write(writing, text)
             os.close(writing)
             return reading
-        path = os.path.join(self.folder, "stdin")
-        with open(path, "wb") as file:
+        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with open(descriptor, "wb", closefd=False) as file:
             file.write(text)
-        descriptor = os.open(path, os.O_RDONLY)
-        os.unlink(path)
+        fcntl.fcntl(descriptor, 1033, 0xF)  # sealed: neither written, grown nor shrunk, and its seals stay
+        os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
-    def _become_program(
-        self, request: dict[str, Any], stdin: int, pipes: list[tuple[int, int]], nonce: bytes
-    ) -> NoReturn:
+    # In the forks
+
+    def _become_program(self, request: dict[str, Any], stdin: int, pipes: list[tuple[int, int]], nonce: bytes) -> NoReturn:
         try:
-            os.setsid()
-            os.dup2(stdin, 0)
-            os.dup2(pipes[0][1], 1)
-            os.dup2(pipes[1][1], 2)
-            os.chdir(self.run_folder)
-            confine.prctl(confine.PR_SET_DUMPABLE, 1)  # our own /proc is closed to us otherwise; `apply` sets 0 again
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write("900")  # when the machine runs out, the program goes first
-            self._limit(request["limits"])
-            os.environ.clear()
-            os.environ.update(PATH="/usr/bin:/bin", HOME=self.run_folder, TMPDIR=self.run_folder, LANG="C.UTF-8")
-            self.confinement.apply()
-            # Everything of the worker's is closed; only the report is kept, on the first number after the library's.
-            report = os.dup2(pipes[2][1], 255, inheritable=False)
-            os.closerange(self.first_descriptor, 255)
-            report = os.dup2(report, self.first_descriptor, inheritable=False)
-            os.close(255)
-            child = Child(request, report, nonce)
-            child.say(["ready"])
-            child.main()
+            (report,) = self._give_up(request["limits"], stdin, pipes, [pipes[2][1]], self.run_folder)
+            say = sayer(report, nonce)
+            say(["ready"])
+            if request["tests"] is None:
+                os.close(report)
+            Child(request, say).main()
         finally:
             os._exit(1)  # without "ready" the worker says that the sandbox failed
 
+    def _start_pair(
+        self, request: dict[str, Any], stdin: int, pipes: list[tuple[int, int]], nonce: bytes
+    ) -> tuple[int, int]:
+        """Two forks: the program, and after it the judge, which alone reads the tests."""
+        ours, theirs = socket.socketpair()
+        candidate = os.fork()
+        if candidate == 0:
+            try:
+                (descriptor,) = self._give_up(request["limits"], stdin, pipes, [theirs.fileno()], self.run_folder)
+                Candidate(request, Link(descriptor)).main()
+            finally:
+                os._exit(1)
+        judging = os.fork()
+        if judging == 0:
+            try:
+                told = read_frame(self.input) or {}
+                keep = [pipes[2][1], ours.fileno()]
+                report, descriptor = self._give_up(request["limits"], self.null, pipes, keep, "/")
+                judge(told["setup"], told["tests"], Link(descriptor), sayer(report, nonce))
+                sys.stdout.flush()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        ours.close()
+        theirs.close()
+        return candidate, judging
+
+    def _give_up(
+        self, limits: dict[str, Any], stdin: int, pipes: list[tuple[int, int]], keep: list[int], folder: str
+    ) -> list[int]:
+        """Become what a program may be. Everything of the worker's is closed but `keep`; its new numbers."""
+        os.setsid()
+        os.dup2(stdin, 0)
+        os.dup2(pipes[0][1], 1)
+        os.dup2(pipes[1][1], 2)
+        os.chdir(folder)
+        confine.prctl(confine.PR_SET_DUMPABLE, 1)  # our own /proc is closed to us otherwise; `apply` sets 0 again
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("900")  # when the machine runs out, the program goes first
+        self._limit(limits)
+        os.environ.clear()
+        os.environ.update(PATH="/usr/bin:/bin", HOME=self.run_folder, TMPDIR=self.run_folder, LANG="C.UTF-8", TZ="UTC0")
+        time.tzset()
+        self.confinement.apply()
+        first, high = self.first_descriptor, 255 - len(keep)
+        for number, descriptor in enumerate(keep):
+            os.dup2(descriptor, high + number, inheritable=False)
+        os.closerange(first, high)
+        for number in range(len(keep)):
+            os.dup2(high + number, first + number, inheritable=False)
+        os.closerange(high, 256)
+        return list(range(first, first + len(keep)))
+
     def _limit(self, limits: dict[str, Any]) -> None:
         cpu, files = int(limits["cpu_s"]) + 2, int(limits["files_mb"] * (1 << 20))
-        for name, value in {
+        values = {
             "RLIMIT_CPU": cpu,  # the watch is finer; this holds should the watch fail
             "RLIMIT_AS": int(limits["memory_mb"] * (1 << 20)) + self.own_bytes,
             "RLIMIT_FSIZE": files,
-            "RLIMIT_NPROC": int(limits["processes"]) + self.other_processes,
             "RLIMIT_NOFILE": 256,
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
-        }.items():
+        }
+        if self.other_processes is not None:
+            values["RLIMIT_NPROC"] = int(limits["processes"]) + self.other_processes
+        for name, value in values.items():
             kind = getattr(resource, name, None)
             if kind is not None:
                 hard = resource.getrlimit(kind)[1]
                 value = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(kind, (value, value))
 
-    def sweep(self) -> None:
-        """Kill and reap every descendant that is left. Orphans come to this process, so none can hide."""
+    def sweep(self, watch: Watch, candidate: int) -> None:
+        """Kill and reap every descendant that is left. Orphans come to this process, so none can hide.
+
+        `candidate`: a program beside its judge that is about to end by itself is let end, for its exit code.
+        """
         deadline = time.monotonic() + 5
+        patience = time.monotonic() + (0.5 if candidate else 0.0)
         while True:
             try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+                while (ended := os.wait4(-1, os.WNOHANG))[0]:
+                    watch.reaped(*ended, by_itself=ended[0] == candidate)
+                    candidate = 0 if ended[0] == candidate else candidate
             except ChildProcessError:
                 return
-            for pid in descendants():
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            if not candidate or time.monotonic() > patience:
+                candidate = 0
+                self.kill_all()
             if time.monotonic() > deadline:
                 raise Unclean("processes of a program could not be killed within 5 s")
             time.sleep(0.0005)
 
+    def kill_all(self) -> None:
+        if self.first_of_world:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # everything but this process 1, at once: no fork slips by
+            return
+        for pid in descendants():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def sayer(report: int, nonce: bytes) -> Say:
+    """Lines for the worker; the nonce tells them from what a program might write to the same descriptor."""
+
+    def say(message: list[Any]) -> None:
+        os.write(report, nonce + json.dumps(message).encode() + b"\n")
+
+    return say
+
+
+def inside(settings: Settings) -> Settings:
+    """Go on as this process's child, in namespaces of its own where they are wanted and to be had."""
+    if settings.rung in ("auto", confine.NAMESPACES):
+        library = [*filter(os.path.isdir, sys.path), confine.ZONES]
+        size = int(settings.files_mb) + 1
+        pid, refusal = namespaces.enter(settings.folder, size, library, [*settings.files], settings.links or {})
+        if pid:
+            keep(pid)
+        if not refusal:
+            confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+            return settings._replace(folder=namespaces.WORK, rung=confine.NAMESPACES)
+        if settings.rung == confine.NAMESPACES:
+            raise SystemExit(f"namespaces are refused: {refusal}")
+    if pid := os.fork():
+        keep(pid)
+    confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
+    confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+    return settings
+
 
 def main() -> None:
-    folder, rung = sys.argv[1:3]
+    told = read_frame(0)
+    if told is None:
+        return
+    settings, seed = Settings(**told), os.getpid()
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if os.getuid() == 0:
+    warm_up(settings.packages or {})
+    if not settings.container:
+        settings = inside(settings)
+    if os.getuid() == 0 and settings.rung != confine.NAMESPACES:
         reachable_library()
-    warm_up(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
-    worker = Worker(folder, rung)
+    worker = Worker(settings, seed)
     gc.collect()
     gc.freeze()
     try:

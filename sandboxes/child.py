@@ -1,0 +1,123 @@
+"""The program's side of a worker's fork: runs it as __main__, says what became of each test, ends like an interpreter.
+
+    Child(request, say).main()                          # never returns
+
+Travels beside `worker.py`; standard library only. Leaves out: confinement, which is complete before this begins, and
+tests in a process of their own (`judging.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import linecache
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+Say = Callable[[list[Any]], None]
+
+
+class Child:
+    """The program's side of the fork. Ends by `os._exit`, which spares the interpreter's long goodbye."""
+
+    def __init__(self, request: dict[str, Any], say: Say | None) -> None:
+        self.request, self.say = request, say
+        self.ballast: bytearray | None = bytearray(2 << 20)  # let go of when memory runs out: a traceback needs some
+
+    def main(self) -> NoReturn:
+        code = 1
+        try:
+            self.execute()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+            if not isinstance(exit_.code, int | None):
+                print(exit_.code, file=sys.stderr)
+        except BaseException as error:  # KeyboardInterrupt too is the program's own
+            self.show(error)
+        try:
+            code = self.goodbye(code & 0xFF)
+        finally:
+            os._exit(code & 0xFF)
+
+    def execute(self) -> None:
+        names, tests = self.load(), self.request["tests"]
+        for index, test in enumerate(tests or ()):
+            error = outcome(test, index, names)
+            assert self.say is not None
+            self.say([index, error])
+
+    def load(self) -> dict[str, Any]:
+        """Lay the files, run the setup and the program; the names that they leave."""
+        request = self.request
+        for name, content in request["files"].items():
+            os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+            with open(name, "wb") as file:
+                file.write(base64.b64decode(content))
+        module = types.ModuleType("__main__")
+        names = module.__dict__
+        names["__builtins__"] = builtins
+        sys.modules["__main__"] = module
+        sys.argv, sys.path[:0] = ["program.py"], [""]
+        later = False
+        try:
+            exec(compiled(request["setup"], "setup.py"), names)
+        except NameError:  # it builds on the program's own names: its turn comes after the program
+            later = True
+        exec(compiled(request["code"], "program.py"), names)
+        if later and request["tests"] is not None:
+            exec(compiled(request["setup"], "setup.py"), names)
+        return names
+
+    def show(self, error: BaseException) -> None:
+        """The traceback, as an interpreter would print it: without the sandbox's own frames."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        if isinstance(error, MemoryError):
+            self.ballast = None
+            traceback.clear_frames(trace)
+        if sys.excepthook is not sys.__excepthook__:
+            sys.excepthook(type(error), error, trace)
+        else:
+            traceback.print_exception(type(error), error, trace)
+
+    def goodbye(self, code: int) -> int:
+        """What an interpreter owes a program at its end: wait for its threads, run its exit functions, flush."""
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+        import atexit
+
+        atexit._run_exitfuncs()
+        return 0 if flush() and not code else code or 120
+
+
+def outcome(test: str, index: int, names: dict[str, Any], through: tuple[type[BaseException], ...] = ()) -> str | None:
+    """Run one test: None when it passed, else the last line of its traceback. Exceptions of `through` pass."""
+    try:
+        exec(compiled(test, f"test_{index}.py"), names)
+    except through:
+        raise
+    except BaseException as caught:  # exiting is a failure of the test
+        return "".join(traceback.format_exception_only(caught)).strip()[-2000:]
+    return None
+
+
+def flush() -> bool:
+    """Write out what is printed; False when that failed."""
+    done = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            done = False
+    return done
+
+
+def compiled(source: str, name: str) -> types.CodeType:
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    return compile(source, name, "exec", dont_inherit=True)

@@ -1,8 +1,9 @@
-"""Graphs as pictures: text for the terminal, Mermaid for documents, SVG for pages; no network and no extra package.
+"""Graphs as pictures: text for the terminal, Mermaid for documents, SVG and PNG for pages; no network. Only PNG needs a
+package (matplotlib).
 
 `picture_of` reads a compiled LangGraph graph (its `get_graph()`), or build a `Picture` yourself. `with_path` marks what
 an episode did: how often each node and edge was visited, and the time spent. Then `as_text` (at most 80 columns),
-`as_mermaid` or `as_svg`. Text and SVG have their own files; this one holds what they draw and Mermaid.
+`as_mermaid`, `as_svg` or `as_png`. All but Mermaid have their own files; this one holds what they draw.
 
     picture = with_path(picture_of(graph), episode.path)
     print(as_text(picture))
@@ -22,13 +23,14 @@ from typing import Any, Literal
 @dataclass(frozen=True, kw_only=True)
 class PictureNode:
     """A node. label: what is printed (the id when empty). visits: how often it was visited, None when nothing is known
-    of a path. seconds: time spent in it, all visits together."""
+    of a path. seconds: time spent in it, all visits together. remark: more to say of it, on a line of its own."""
 
     id: str
     label: str = ""
     kind: Literal["node", "start", "end"] = "node"
     visits: int | None = None
     seconds: float | None = None
+    remark: str = ""
 
     @property
     def text(self) -> str:
@@ -38,33 +40,47 @@ class PictureNode:
     def note(self) -> str:
         """ "3 × · 1.2 s", or nothing when nothing was measured."""
         parts = [f"{self.visits} ×"] if self.visits and self.kind == "node" else []
-        return " · ".join(parts + ([f"{self.seconds:.2g} s"] if self.seconds is not None else []))
+        return " · ".join(parts + ([f"{_figures(self.seconds)} s"] if self.seconds is not None else []))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The lines below the name."""
+        return tuple(line for line in (self.note, self.remark) if line)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureEdge:
-    """An edge, from a node's id to another's (or the same). conditional: taken only sometimes; drawn dashed."""
+    """An edge, from a node's id to another's (or the same). conditional: taken only sometimes; drawn dashed. share: of
+    the ways that leave its source, how many go here, from 0 to 1; None where it is not of interest."""
 
     source: str
     target: str
     label: str = ""
     conditional: bool = False
     visits: int | None = None
+    share: float | None = None
 
     @property
     def text(self) -> str:
         """The label, with the visits behind it where the edge was taken more than once."""
         count = f"{self.visits} ×" if self.visits and self.visits > 1 else ""
-        return " · ".join(part for part in (self.label, count) if part)
+        share = f"{self.share:.0%}" if self.visits and self.share is not None and self.share < 1 else ""
+        return " · ".join(part for part in (self.label, count, share) if part)
+
+    @property
+    def thickness(self) -> float:
+        """Of the line of a visited edge, pixels: the thicker, the more ways go along it."""
+        return 2.4 if self.share is None else 1.4 + 3.6 * self.share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A graph to draw. Edges between unknown ids raise ValueError."""
+    """A graph to draw, with lines of text below it. Edges between unknown ids raise ValueError."""
 
     nodes: tuple[PictureNode, ...]
     edges: tuple[PictureEdge, ...]
     title: str = ""
+    caption: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {node.id for node in self.nodes}
@@ -135,13 +151,20 @@ def as_svg(picture: Picture) -> str:
     return draw_svg(picture)
 
 
+def as_png(picture: Picture, *, dark: bool = False) -> bytes:
+    """A PNG file, two pixels for one of the SVG's; needs matplotlib (the "train" extra)."""
+    from kintsugi.graphs.png_drawing import draw_png
+
+    return draw_png(picture, dark=dark)
+
+
 def as_mermaid(picture: Picture) -> str:
-    """A Mermaid flowchart; conditional edges dotted, what was visited in gold."""
+    """A Mermaid flowchart; conditional edges dotted, what was visited in gold, the caption as comments."""
     names = {node.id: f"n{index}" for index, node in enumerate(picture.nodes)}
     lines = ["---", f"title: {_quoted(picture.title)}", "---"] if picture.title else []
     lines.append("flowchart TD")
     for node in picture.nodes:
-        text = _quoted("\n".join(part for part in (node.text, node.note) if part))
+        text = _quoted("\n".join((node.text, *node.notes)))
         lines.append(f"    {names[node.id]}" + (f"({text})" if node.kind == "node" else f"([{text}])"))
     visited = []
     for index, edge in enumerate(picture.edges):
@@ -155,6 +178,7 @@ def as_mermaid(picture: Picture) -> str:
         lines.append(f"    class {','.join(gold)} visited")
     if visited:
         lines.append(f"    linkStyle {','.join(visited)} stroke:#b8860b,stroke-width:3px")
+    lines += [f"    %% {line}".rstrip() for line in picture.caption]
     return "\n".join(lines) + "\n"
 
 
@@ -197,6 +221,11 @@ def downward(picture: Picture) -> tuple[dict[str, int], set[int]]:
     last = max(layers.values(), default=0)
     layers.update({node.id: last for node in picture.nodes if node.kind == "end" and not outgoing[node.id]})
     return layers, back
+
+
+def _figures(seconds: float) -> str:
+    """Two figures, and no exponent: 0.00031, 1.2, 340."""
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def _quoted(text: str) -> str:

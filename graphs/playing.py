@@ -232,7 +232,7 @@ class PlaySession:
         """Stand `num` points further back on this line."""
         way = way_to(self.points, self._head)
         if not 1 <= num < len(way):
-            raise ConfigError(f"expected 1 to {len(way) - 1} points back, found {num}" if len(way) > 1 else "nothing is before")
+            raise ConfigError(f"expected at most {len(way) - 1} points back, found {num}")
         return await self.branch(way[-1 - num])
 
     async def branch(self, number: int) -> Point:

@@ -5,6 +5,7 @@ Used through `kintsugi.graphs.drawing.as_text`. Not here: wide characters (each 
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def draw_text(picture: Picture, width: int) -> str:
         else:
             lanes.append(_Lane(edge=edge, left=index in back and top != bottom, top=top, bottom=bottom))
     _assign_tracks(lanes)
-    inner = max((len(line) for node in order for line in (node.text, node.note)), default=0)
+    inner = max((len(line) for node in order for line in (node.text, *node.notes)), default=0)
     strips, tracks = _widths(lanes, width - min(inner + 4, width // 2))
     box = min(inner + 2, width - sum(strips) - sum(tracks) - 2)
     canvas = Canvas()
@@ -114,7 +115,8 @@ def draw_text(picture: Picture, width: int) -> str:
     for lane in sorted(lanes, key=lambda lane: bool(lane.edge.visits)):
         _draw_lane(canvas, lane, box, strips[0 if lane.left else 1])
     heading = f"{_cut(picture.title, width)}\n\n" if picture.title else ""
-    return heading + canvas.text() + "\n"
+    lines = [piece for line in picture.caption for piece in _folded(line, width)]
+    return heading + canvas.text() + "\n" + ("\n" + "\n".join(lines) + "\n" if lines else "")
 
 
 def _assign_tracks(lanes: list[_Lane]) -> None:
@@ -160,7 +162,7 @@ def _ports(lanes: list[_Lane], index: int) -> list[tuple[_Lane, bool]]:
 
 def _draw_node(canvas: Canvas, node: PictureNode, row: int, box: int, ports: list[tuple[_Lane, bool]]) -> int:
     """Draw the box whose top left inner cell is (row + 1, 1); give its ports their rows; return the row below it."""
-    lines = [_cut(line, box) for line in (node.text, node.note) if line]
+    lines = [_cut(line, box) for line in (node.text, *node.notes)]
     left = [port for port in ports if port[0].left]
     right = [port for port in ports if not port[0].left]
     height = max(len(lines), len(left), len(right))
@@ -199,6 +201,11 @@ def _draw_lane(canvas: Canvas, lane: _Lane, box: int, strip: int) -> None:
     if lane.edge.text:
         text = f" {_cut(lane.edge.text, strip - 3)} "
         canvas.write(lane.row_out, edge - 1 - len(text) if lane.left else edge + 2, text)
+
+
+def _folded(line: str, width: int) -> list[str]:
+    """A line of the caption in pieces that fit, the later ones indented."""
+    return textwrap.wrap(line, width, subsequent_indent="    ", drop_whitespace=True, break_on_hyphens=False) or [""]
 
 
 def _cut(text: str, room: int) -> str:

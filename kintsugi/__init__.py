@@ -17,6 +17,7 @@ _PUBLIC = {
     "Recipe": "kintsugi.training.recipe",
     "compare": "kintsugi.training.report",
     "doctor": "kintsugi.cli.doctor",
+    "draw_episodes": "kintsugi.training.pictures",
     "draw_graph": "kintsugi.training.pictures",
     "evaluate": "kintsugi.training.evaluate",
     "export": "kintsugi.ledger",

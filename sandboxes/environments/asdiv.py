@@ -99,11 +99,11 @@ class AsDiv(NumberProblems):
         payload = {"answer": answer, "program": equation_program(formula, answer)}
         return Made(key=key, prompt=joined(body, question), payload=payload)
 
-    def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
+    async def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
         answer = task.payload["answer"]
         if isinstance(answer, str):
             return _plain(line) == _plain(answer) if line.strip() else None
-        return super().correct(task, line, words=words)
+        return await super().correct(task, line, words=words)
 
 
 def _plain(text: str) -> str:

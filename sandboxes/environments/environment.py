@@ -123,7 +123,8 @@ def environment_kinds() -> dict[str, str]:
     for entry in files("kintsugi.sandboxes.environments").iterdir():
         if entry.name.endswith(".py") and entry.name not in skip and "def open_environment(" in entry.read_text():
             stem = entry.name.removesuffix(".py")
-            kinds[stem] = f"kintsugi.sandboxes.environments.{stem}"
+            # math_.py holds the environment "math": no file here is named after a module that someone imports.
+            kinds[stem.rstrip("_")] = f"kintsugi.sandboxes.environments.{stem}"
     kinds.update({point.name: point.value for point in entry_points(group="kintsugi.environments")})
     return kinds
 

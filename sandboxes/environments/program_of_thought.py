@@ -27,6 +27,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Final
 
 from kintsugi.records import Fault, Task, Verdict
@@ -174,10 +175,18 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
         """The gold number."""
         return Fraction(str(task.payload["answer"]))
 
-    def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
+    def bare_answer(self, action: str) -> str:
+        """The answer of an action that is no program; "" when it may only be a program."""
+        return action.strip() if self.allow_answer else ""
+
+    async def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
         """Whether a printed line is the answer; None when it is none. words: see `parse_number`."""
         number = parse_number(line, words=words)
         return None if number is None else abs(number - self.expected(task)) <= TOLERANCE
+
+    def metrics(self, task: Task, line: str) -> Mapping[str, float]:
+        """More values for the verdict's detail, from the answer's line."""
+        return {}
 
     def find_fault(self, task: Task, action: str) -> Fault | None:
         """Where `action` (which failed) first goes wrong, told without the gold answer; None when nothing shows."""
@@ -206,8 +215,8 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
         if len(action) > MAX_CHARACTERS:
             text = f"The answer is too long: write a program of at most {MAX_CHARACTERS} characters."
             return Verdict(success=False, reward=0.0, feedback=text, detail=_detail()), 0
-        if self.allow_answer and (correct := self.correct(task, action.strip(), words=False)) is not None:
-            return self._compare(task, action, correct, readable(action.strip(), 60)), 0
+        if (answer := self.bare_answer(action)) and (right := await self.correct(task, answer, words=False)) is not None:
+            return self._compare(task, action, right, answer), 0
         program = find_program(action)
         tree = parse_program(program.source)
         if isinstance(tree, Objection):
@@ -228,7 +237,7 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
     ) -> tuple[Verdict, int]:
         """Run and judge; what ended by itself is remembered under `key`."""
         run, executions = await self._run(program, tree)
-        verdict = self._verdict(task, action, program, run)
+        verdict = await self._verdict(task, action, program, run)
         if key is not None and self._memo is not None and run.status in ("ok", "error"):
             self._memo[key] = verdict, executions
             if len(self._memo) > 4096:
@@ -245,7 +254,7 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
             return run, 1
         return await sandbox.arun(program.source + _SUFFIX, limits=self.limits), 2
 
-    def _verdict(self, task: Task, action: str, program: Program, run: RunResult) -> Verdict:
+    async def _verdict(self, task: Task, action: str, program: Program, run: RunResult) -> Verdict:
         if run.status == "sandbox_failed":
             return Verdict(success=False, reward=0.0, error="sandbox_failed", feedback="The sandbox failed.")
         if run.status != "ok":
@@ -255,18 +264,18 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
             text = "The program printed nothing: end it with print(...) of the answer."
             return self._failed(task, action, Objection(text=text), program=program, ran=1.0)
         last = re.split(r"[\r\n]+", printed)[-1].strip()
-        correct = self.correct(task, last)
+        correct = await self.correct(task, last)
         if correct is None:
             text = f'The program printed "{readable(last, 60)}", which is no {self.wanted}, last.'
             return self._failed(task, action, Objection(text=text), program=program, ran=1.0)
-        return self._compare(task, action, correct, readable(last, 60), program=program)
+        return self._compare(task, action, correct, last, program=program)
 
-    def _compare(self, task: Task, action: str, correct: bool, shown: str, program: Program | None = None) -> Verdict:
-        ran = float(program is not None)
+    def _compare(self, task: Task, action: str, correct: bool, line: str, program: Program | None = None) -> Verdict:
+        ran, shown, more = float(program is not None), readable(line, 60), self.metrics(task, line)
         if correct:
-            return Verdict(success=True, reward=1.0, feedback=shown, detail=_detail(ran=ran, number=1.0))
+            return Verdict(success=True, reward=1.0, feedback=shown, detail={**_detail(ran=ran, number=1.0), **more})
         text = f"The check failed: the program printed {shown}." if program else f"The check failed: {shown} is wrong."
-        return self._failed(task, action, Objection(text=text), program=program, ran=ran, number=1.0)
+        return self._failed(task, action, Objection(text=text), program=program, ran=ran, number=1.0, more=more)
 
     def _failed(
         self,
@@ -277,13 +286,13 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
         program: Program | None,
         ran: float = 0.0,
         number: float = 0.0,
+        more: Mapping[str, float] = MappingProxyType({}),
     ) -> Verdict:
         crash = program.fault_at(objection.line, objection.note) if program and objection.line else None
         fault = self.locate(task, action, crash) if is_text(action) else None
         feedback = self.feedback(task, action, objection.text, fault)
-        return Verdict(
-            success=False, reward=0.0, feedback=feedback, fault=fault, detail=_detail(ran=ran, number=number)
-        )
+        detail = {**_detail(ran=ran, number=number), **more}
+        return Verdict(success=False, reward=0.0, feedback=feedback, fault=fault, detail=detail)
 
 
 def is_repeatable(tree: ast.Module) -> bool:

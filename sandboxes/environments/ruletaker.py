@@ -3,12 +3,12 @@
     environment = open_environment(data="~/rule-reasoning-dataset-V2020.2.4")
     task = environment.tasks("train", limit=1)[0]
 
-**Data**: the official folders (`depth-5`, `NatLang`, `birds-electricity` unless `parts` names others; `data` may also
-name the folder above them, `original` in V2020.2.5), each with
-`train.jsonl`, `dev.jsonl`, `test.jsonl`: a theory a line, `{"id", "context", "questions": [{"id", "text", "label"}]}`,
-one task a question. Where `meta-train.jsonl` and so on lie beside them, line for line, gold programs are made from
-their notation; without them only theories in the generator's English have one (paraphrases, NatLang, do not). A part
-without the split's file is passed over. Ids repeat between NatLang's files: a task's key has folder and file in it.
+**Data**: the official folders (`depth-5`, `NatLang`, `birds-electricity` unless `parts` names others; `data` names the
+folder that holds them, or the one in which the release was unpacked), each with `train.jsonl`, `dev.jsonl` and
+`test.jsonl`: a theory a line, `{"id", "context", "questions": [{"id", "text", "label"}]}`, one task a question. Where
+`meta-train.jsonl` and so on lie beside them, line for line, gold programs are made from their notation; without them
+only theories in the generator's English have one (paraphrases, NatLang, do not). A part without the split's file is
+passed over. Ids repeat between NatLang's files: a task's key has folder and file in it.
 
 **Right**: the program's label is the gold one; closed world, `False` in a condition is negation as failure.
 

@@ -50,6 +50,11 @@ class Sandboxed:
         self._closed = False
         self._opening = threading.Lock()
 
+    def need(self, package: str, *, extra: str) -> None:
+        """Programs import one more package, which the optional `extra` brings. Before the first program."""
+        self._options["packages"] = (*self._options.get("packages", ()), package)
+        self._extra = extra
+
     async def sandbox(self) -> Sandbox:
         """The sandbox, open. Raises MissingExtra, SandboxError; RuntimeError when the environment is closed."""
         if self._closed:

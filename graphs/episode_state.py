@@ -9,7 +9,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict  # before Python 3.12, schemas (LangGraph Studio asks for them) need this one
 
 from kintsugi.records import (
     Cost,

@@ -15,9 +15,10 @@ import operator
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict  # before Python 3.12, schemas (LangGraph Studio asks for them) need this one
 
 STAGES = ("prepare", "explore", "reflect", "reward", "select", "learn", "evaluate", "promote")
 

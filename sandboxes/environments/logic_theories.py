@@ -21,27 +21,23 @@ from collections import OrderedDict
 from typing import Any, ClassVar, Final
 
 from kintsugi.records import Task, Verdict
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, ProgramWorld, Reply, World
+from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.logic_program import RUNNER, LogicProgram, read_program
 from kintsugi.sandboxes.environments.official_records import RecordTasks
 from kintsugi.sandboxes.environments.printed_number import is_text, readable
-from kintsugi.sandboxes.environments.program_of_thought import MAX_CHARACTERS, Objection, Program, find_program
+from kintsugi.sandboxes.environments.program_of_thought import (
+    MAX_CHARACTERS,
+    AssessedWorld,
+    Objection,
+    Program,
+    find_program,
+)
 from kintsugi.sandboxes.environments.sandboxed import Sandboxed
 from kintsugi.sandboxes.environments.theory_english import program_of, representation_program
 from kintsugi.sandboxes.sandbox import RunResult
 
 FENCES: Final = ("logic", "prolog", "asp", "text", "plaintext")
 _LIMITS: Final = {"memory_mb": 256, "output_bytes": 1 << 20}
-
-
-class LogicWorld(ProgramWorld):
-    """One turn; counts the programs that were run for it."""
-
-    environment: LogicTheories
-
-    async def act(self, action: str) -> Reply:
-        verdict, executions = await self.environment.assess(self.task, action)
-        return Reply(verdict=verdict, executions=executions)
 
 
 class LogicTheories(RecordTasks, Sandboxed, ProgramEnvironment):
@@ -65,7 +61,7 @@ class LogicTheories(RecordTasks, Sandboxed, ProgramEnvironment):
         return None if program is None else (program,)
 
     async def start(self, task: Task) -> World:
-        return LogicWorld(self, task)
+        return AssessedWorld(self, task)
 
     async def judge(self, task: Task, action: str) -> Verdict:
         return (await self.assess(task, action))[0]

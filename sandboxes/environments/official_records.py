@@ -67,7 +67,7 @@ class RecordTasks:
             self.source = str(data) if data in ("hub", BUNDLED) else "folder"
         if self.source == "folder":
             self.folder = Path(str(data)).expanduser()
-        self._told = data is not None
+        self._data_named = data is not None
         self._made: dict[str, list[Task]] = {}
 
     # What a subclass gives
@@ -134,7 +134,7 @@ class RecordTasks:
         if self.source == "hub":
             return self.from_hub(self.hub, official)
         path = Path(__file__).with_name(f"{self.name}.jsonl")
-        if not self._told and self.name not in _warned:
+        if not self._data_named and self.name not in _warned:
             _warned.add(self.name)
             told = f"{self.name}: no data named, so the small bundled set plays (no benchmark): set data=FOLDER or data=hub"
             warnings.warn(told, UserWarning, stacklevel=4)

@@ -28,10 +28,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from kintsugi.records import Fault, Task, Verdict
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, ProgramWorld, Reply, World
+from kintsugi.sandboxes.environments.environment import ProgramEnvironment, Reply, World
 from kintsugi.sandboxes.environments.printed_number import is_text, parse_number, readable
 from kintsugi.sandboxes.environments.sandboxed import Sandboxed
 from kintsugi.sandboxes.sandbox import Limits, RunResult, Sandbox
@@ -134,14 +134,27 @@ def parse_program(source: str) -> ast.Module | Objection:
         return Objection(text="SyntaxError: the text cannot be read as Python (odd characters or too deep).")
 
 
-class ProgramOfThoughtWorld(ProgramWorld):
+class Assessing(Protocol):
+    """An environment of one turn that says how many programs it ran."""
+
+    async def assess(self, task: Task, action: str) -> tuple[Verdict, int]: ...
+
+
+class AssessedWorld:
     """One turn; counts the programs that were run for it."""
 
-    environment: ProgramOfThought
+    def __init__(self, environment: Assessing, task: Task) -> None:
+        self.environment, self.task = environment, task
+
+    async def observe(self) -> str:
+        return self.task.prompt
 
     async def act(self, action: str) -> Reply:
         verdict, executions = await self.environment.assess(self.task, action)
         return Reply(verdict=verdict, executions=executions)
+
+    async def close(self) -> None:
+        return None
 
 
 class ProgramOfThought(Sandboxed, ProgramEnvironment):
@@ -203,7 +216,7 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
     # The verdict
 
     async def start(self, task: Task) -> World:
-        return ProgramOfThoughtWorld(self, task)
+        return AssessedWorld(self, task)
 
     async def judge(self, task: Task, action: str) -> Verdict:
         return (await self.assess(task, action))[0]
@@ -258,7 +271,7 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
         if run.status == "sandbox_failed":
             return Verdict(success=False, reward=0.0, error="sandbox_failed", feedback="The sandbox failed.")
         if run.status != "ok":
-            return self._failed(task, action, _run_objection(run, self.limits, len(program.lines)), program=program)
+            return self._failed(task, action, run_objection(run, self.limits, len(program.lines)), program=program)
         printed = run.stdout.strip()
         if not printed:
             text = "The program printed nothing: end it with print(...) of the answer."
@@ -325,7 +338,7 @@ def _binds_result(tree: ast.Module) -> bool:
     )
 
 
-def _run_objection(run: RunResult, limits: Limits, num_lines: int) -> Objection:
+def run_objection(run: RunResult, limits: Limits, num_lines: int) -> Objection:
     """Why a run that did not end well gives no number."""
     if run.status == "timeout":
         return Objection(text=f"The program was stopped: it ran for more than {limits.cpu_s:g} s.")

@@ -1,0 +1,261 @@
+"""Where ALFWorld's games are really played: worlds by name, each a game and the commands given so far.
+
+    python -m kintsugi.sandboxes.environments.alfworld_worker lean FOLDER     # one JSON line in, one out; "" for no folder
+
+    {"op": "replay", "world": "w1", "game": {…}, "commands": ["go to shelf 1"]}   from the start; answers the last one
+    {"op": "act", "world": "w1", "number": 1, "command": "look"}                  the next command, the second here
+    {"op": "leave", "world": "w1"}      {"op": "expert", "game": {…}, "turns": 50}
+
+An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. Games are
+`{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last, up to
+`MOST_OPERATORS` ground actions in all, about 100 MB) and, with a folder, on disk by content.
+
+A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment, 30
+times slower). End of input ends the process. Left out: choosing, replacing and bounding workers (`alfworld_pool`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from kintsugi.errors import DataError, KintsugiError, missing_extra
+from kintsugi.sandboxes.environments.alfworld_engine import Game, Play, Turn, translated
+from kintsugi.sandboxes.environments.alfworld_expert import Expert
+from kintsugi.sandboxes.environments.alfworld_generator import AuthoredGame, problem_text
+from kintsugi.sandboxes.environments.alfworld_text import TASK, load_grammar, packaged_file
+
+MOST_OPERATORS: Final = 100_000
+FORMAT: Final = 1
+"""Of the disk cache's files: changes when what `translated` gives does."""
+_SENTENCE: Final = re.compile(r'Your task is to: ([^"\\]*)"')
+
+
+class Engine(Protocol):
+    """One world of one game."""
+
+    intro: str
+
+    def step(self, command: str) -> Turn: ...
+
+    def admissible_commands(self) -> list[str]: ...
+
+
+class Worker:
+    """Answers requests; see the module. Safe in one thread."""
+
+    def __init__(self, engine: str = "lean", cache: str | Path | None = None) -> None:
+        self.engine, self.cache = engine, Path(cache).expanduser() if cache else None
+        self.worlds: dict[str, tuple[Engine, int]] = {}
+        self._games: OrderedDict[str, Game] = OrderedDict()
+        self._idle: list[Shipped] = []
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer; a user's mistake (a broken game file) comes back as `{"refused": sentence}`."""
+        try:
+            match request["op"]:
+                case "replay":
+                    return self._replay(request)
+                case "act":
+                    return self._act(request["world"], request["number"], request["command"], request.get("admissible"))
+                case "expert":
+                    return self._expert(request["game"], request["turns"])
+                case "leave":
+                    self._leave(request["world"])
+                    return {}
+            raise ValueError(f"unknown request {request['op']!r}")
+        except KintsugiError as error:
+            return {"refused": str(error), "kind": type(error).__name__}
+
+    def _replay(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        world: str = request["world"]
+        self._leave(world)
+        engine = self._start(request["game"])
+        self.worlds[world] = engine, 0
+        answer: dict[str, Any] = {"observation": engine.intro, "reward": 0, "done": False}
+        for number, command in enumerate(request["commands"]):
+            answer = self._act(world, number, command, request.get("admissible"))
+        return answer
+
+    def _act(self, world: str, number: int, command: str, admissible: bool | None) -> dict[str, Any]:
+        engine, done = self.worlds.get(world, (None, -1))
+        if engine is None or done != number:
+            return {"lost": True}
+        turn = engine.step(command)
+        self.worlds[world] = engine, number + 1
+        answer: dict[str, Any] = {"observation": turn.observation, "reward": turn.reward, "done": turn.done}
+        return {**answer, "admissible": engine.admissible_commands()} if admissible else answer
+
+    def _leave(self, world: str) -> None:
+        engine = self.worlds.pop(world, (None, 0))[0]
+        if isinstance(engine, Shipped):
+            self._idle.append(engine)
+
+    def _expert(self, game: Mapping[str, Any], turns: int) -> dict[str, Any]:
+        """The commands of the hand-coded expert, or None for a loss within `turns`."""
+        engine = self._start(game)
+        expert, commands = Expert(engine.intro), []
+        try:
+            for _ in range(turns):
+                command = expert.next_command()
+                turn = engine.step(command)
+                expert.told(command, turn.observation)
+                commands.append(command)
+                if turn.done:
+                    return {"commands": commands}
+            return {"commands": None}
+        finally:
+            if isinstance(engine, Shipped):
+                self._idle.append(engine)
+
+    def _start(self, game: Mapping[str, Any]) -> Engine:
+        if self.engine == "shipped":
+            shipped = self._idle.pop() if self._idle else Shipped()
+            shipped.load(game_file(game))
+            return shipped
+        return Play(self.game(game))
+
+    def game(self, source: Mapping[str, Any]) -> Game:
+        """The translated game, from memory, disk or the translator."""
+        key = hashlib.sha256(json.dumps([FORMAT, _identity(source)], sort_keys=True).encode()).hexdigest()[:24]
+        found = self._games.pop(key, None)
+        if found is None:
+            found = self._kept(key) or self._new(key, source)
+        self._games[key] = found
+        while len(self._games) > 1 and sum(len(one.plain["operators"]) for one in self._games.values()) > MOST_OPERATORS:
+            self._games.popitem(last=False)
+        return found
+
+    def _kept(self, key: str) -> Game | None:
+        if self.cache is None:
+            return None
+        try:
+            return Game(json.loads((self.cache / f"{key}.json").read_text(encoding="utf-8")), load_grammar())
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError):
+            return None  # a half-written or foreign file: made anew
+
+    def _new(self, key: str, source: Mapping[str, Any]) -> Game:
+        file = game_file(source)
+        plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
+        if self.cache is not None:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.cache, suffix=".part")
+            with os.fdopen(handle, "w", encoding="utf-8") as part:
+                json.dump(plain, part, separators=(",", ":"))
+            os.replace(name, self.cache / f"{key}.json")
+        return Game(plain, load_grammar())
+
+    def close(self) -> None:
+        """Let go of every world and library."""
+        for world in list(self.worlds):
+            self._leave(world)
+        for shipped in self._idle:
+            shipped.close()
+        self._idle.clear()
+        self._games.clear()
+
+
+class Shipped:
+    """TextWorld's own environment under ALFWorld's own wrapper, unmodified; for comparison. One thread, 34 MB each."""
+
+    def __init__(self) -> None:
+        try:
+            # TextWorld prints when first imported in places; frames go over stdout.
+            with contextlib.redirect_stdout(sys.stderr):
+                import textworld
+                from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+                from textworld.envs.pddl import PddlEnv
+        except ImportError:
+            raise missing_extra("ALFWorld", "alfworld") from None
+        self._env: Any = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
+        self._library = self._env.unwrapped.downward_lib
+        self.intro, self._admissible = "", []
+
+    def load(self, file: Mapping[str, Any]) -> None:
+        """Begin a game: `pddl_domain`, `pddl_problem` and `task`. The packaged grammar is put in its place."""
+        grammar = packaged_file("alfred.twl2").replace(TASK, f"Your task is to: {file['task']}")
+        with _undisturbed():
+            self._env.load({**file, "grammar": grammar})
+            state = self._env.reset()
+        self.intro, self._admissible = state.feedback, list(state["admissible_commands"])
+
+    def step(self, command: str) -> Turn:
+        state, reward, done = self._env.step(command)
+        self._admissible = list(state["admissible_commands"])
+        return Turn(state.feedback, int(reward), bool(done))
+
+    def admissible_commands(self) -> list[str]:
+        return self._admissible
+
+    def close(self) -> None:
+        from fast_downward import close_lib
+
+        close_lib(self._library)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """TextWorld's loader overwrites the process's arguments."""
+    before = sys.argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def game_file(source: Mapping[str, Any]) -> dict[str, Any]:
+    """`pddl_domain`, `pddl_problem`, `task` (and `walkthrough`, if known) of a game. Raises DataError."""
+    if "authored" in source:
+        game = AuthoredGame.from_plain(source["authored"])
+        domain = packaged_file("alfred.pddl")
+        return {"pddl_domain": domain, "pddl_problem": problem_text(game), "task": game.sentence}
+    return read_game_file(source["path"])
+
+
+def read_game_file(path: str | Path) -> dict[str, Any]:
+    """An official `game.tw-pddl`; its grammar is read for the task's sentence and never evaluated."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        domain, problem, grammar = (found[name] for name in ("pddl_domain", "pddl_problem", "grammar"))
+        sentence = _SENTENCE.search(grammar)
+        if sentence is None:
+            raise KeyError("Your task is to: …")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"expected an ALFWorld game with its task at {path}, found none that is one ({error})") from None
+    walkthrough = found.get("walkthrough")
+    return {"pddl_domain": domain, "pddl_problem": problem, "task": sentence[1], "walkthrough": walkthrough,
+            "solvable": found.get("solvable")}  # fmt: skip
+
+
+def _identity(source: Mapping[str, Any]) -> Any:
+    """What tells one game's content from another's."""
+    if "authored" in source:
+        return source["authored"]
+    stat = os.stat(source["path"])
+    return [str(source["path"]), stat.st_size, stat.st_mtime_ns]
+
+
+def main(engine: str, cache: str) -> None:
+    """Answer lines until the input ends. Whatever else is printed goes to stderr."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker(engine, cache or None)
+    for line in sys.stdin:
+        out.write(json.dumps(worker.answer(json.loads(line))) + "\n")
+        out.flush()
+    worker.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

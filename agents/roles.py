@@ -19,7 +19,8 @@ feedback. What is filled in is never read for placeholders again: a `$` or a bra
 literal `$` in a prompt is written `$$`.
 
 Sets: `bare` (the task and nothing else: a small model trained here), `program` (instructions for language models that
-answer with Python), `react` (actions in turn). A folder of your own, `load_prompt(set, role, folder=…)`, comes before
+answer with Python), `math` (the same with exact answers), `logic` (logic programs), `code` (functions and their tests),
+`react` (actions in turn). A folder of your own, `load_prompt(set, role, folder=…)`, comes before
 the bundled one.
 """
 

@@ -13,8 +13,11 @@ returns fewer answers than n is asked again for the rest. *Log-probabilities* ar
 temperature 1 unless it is told otherwise. Start vLLM with `--generation-config vllm`: else the model's own top-k and
 the like apply to what is sampled.
 
+*Tools.* With `tools` (schemas, or "package.module:NAME" of them) the model may answer with a tool call, which becomes a
+text action such as `search[X]`; see `tool_calls`. Its token ids stay those of the call as it was sampled.
+
 `prior_ids` are ignored: chats are sent as text and tokenised by the server, whose ids come back in `prompt_ids`. Left
-out: streaming, tools, images.
+out: streaming, images.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import Any
 from kintsugi.agents.policies.endpoint_client import EndpointClient, StatusError
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
+from kintsugi.agents.policies.tool_calls import Tools, open_tools, openai_calls
 from kintsugi.errors import PolicyError, nearest
 
 OWNERS_WITH_ADDITIONS = ("vllm", "kintsugi")
@@ -45,10 +49,12 @@ class EndpointPolicy:
         extra_body: Mapping[str, Any],
         additions: bool | None,
         version: str,
+        tools: Tools | None = None,
     ) -> None:
         self.name, self.version = f"endpoint:{model}", version or model
         self._client, self._model, self._logprobs = client, model, logprobs
         self._extra_body, self._additions = dict(extra_body), additions
+        self._tools = tools
 
     async def complete(self, request: Request) -> list[Completion]:
         """`request.n` answers. Raises PolicyError, in one sentence, for whatever keeps the server from giving them."""
@@ -135,7 +141,7 @@ class EndpointPolicy:
 
     def _body(self, request: Request, n: int, first: int, additions: bool) -> dict[str, Any]:
         sampling = request.sampling
-        messages = list(request.messages)
+        messages: list[Any] = list(request.messages) if self._tools is None else self._tools.chat(request.messages)
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
@@ -151,6 +157,8 @@ class EndpointPolicy:
             body["logprobs"] = True
         if additions:
             body["return_token_ids"] = True
+        if self._tools is not None:
+            body["tools"] = self._tools.schemas
         if request.prefill:
             messages.append(ChatMessage(role="assistant", content=request.prefill))
             body.update(_continuing(True))
@@ -171,7 +179,10 @@ class EndpointPolicy:
                     f"expected a log-probability for each of {len(ids)} tokens from {self._client.shown_url}, found "
                     f"{len(logprobs)}: pass logprobs=false, or update the server."
                 )
-            text, _ = cut_at_stop((choice.get("message") or {}).get("content") or "", request.sampling.stop)
+            message = choice.get("message") or {}
+            text, _ = cut_at_stop(message.get("content") or "", request.sampling.stop)
+            if self._tools is not None:
+                text = self._tools.text(text, openai_calls(message))
             completions.append(
                 Completion(
                     text=text,
@@ -221,6 +232,7 @@ def open_policy(
     extra_body: Mapping[str, Any] | None = None,
     additions: bool | None = None,
     version: str = "",
+    tools: str | Sequence[Any] | None = None,
 ) -> EndpointPolicy:
     """The policy of `model` at `url` (the base, which mostly ends in /v1). Nothing is asked before the first request.
 
@@ -228,8 +240,9 @@ def open_policy(
     5xx or a lost connection; backoff_s: seconds before the first of them, doubled each time. extra_body: laid over
     every chat request; None takes a key out, e.g. {"max_tokens": None, "max_completion_tokens": 512}. additions:
     whether the server has vLLM's additions; None asks it. version: names the weights (default: the model's name).
-    Raises ConfigError when `url` is none.
+    tools: what the model may call, see `tool_calls`. Raises ConfigError when `url` is none, or `tools` are none.
     """
+    offered = open_tools(tools)
     client = EndpointClient(
         url,
         key_name=api_key_env,
@@ -239,7 +252,13 @@ def open_policy(
         backoff_s=backoff_s,
     )
     return EndpointPolicy(
-        client, model, logprobs=logprobs, extra_body=extra_body or {}, additions=additions, version=version
+        client,
+        model,
+        logprobs=logprobs,
+        extra_body=extra_body or {},
+        additions=additions,
+        version=version,
+        tools=offered,
     )
 
 

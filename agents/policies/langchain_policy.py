@@ -12,7 +12,9 @@ models that go on from it by themselves, `{"continue_final_message": True}` for 
 prefill is a PolicyError, since most models would silently begin a new turn.
 
 Token ids and log-probabilities are taken from `response_metadata` ("token_ids", "prompt_token_ids", "logprobs" as
-OpenAI's) when they are there. Left out: tools, images, streaming, scores.
+OpenAI's) when they are there. With `tools` (schemas, LangChain tools, or "package.module:NAME" of a list of them) they
+are bound to the model, and a tool call becomes a text action such as `search[X]`; see `tool_calls`. Left out: images,
+streaming, scores.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
+from kintsugi.agents.policies.tool_calls import Tools, langchain_calls, open_tools
 from kintsugi.errors import ConfigError, PolicyError, nearest
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class LangChainPolicy:
         sampling_options: Sequence[str] = ("temperature", "top_p", "max_tokens"),
         prefill_options: Mapping[str, Any] | None = None,
         version: str = "",
+        tools: Tools | None = None,
     ) -> None:
         for option in sampling_options:
             if option not in SAMPLING_OPTIONS:
@@ -51,11 +55,14 @@ class LangChainPolicy:
         label = getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__
         self.name, self.version = f"langchain:{label}", version or str(label)
         self._model, self._sampling_options = model, tuple(sampling_options)
+        self._tools, self._asked = tools, model if tools is None else _bound(model, tools)
         self._prefill_options = None if prefill_options is None else dict(prefill_options)
 
     async def complete(self, request: Request) -> list[Completion]:
         """`request.n` answers. Whatever the model raises becomes a PolicyError of one sentence."""
         messages = [_to_langchain(message) for message in request.messages]
+        if self._tools is not None:
+            messages = _with_calls(self._tools, request.messages)
         further: dict[str, Any] = {}
         if request.prefill:
             if self._prefill_options is None:
@@ -81,7 +88,7 @@ class LangChainPolicy:
 
         options = {**self._options(request, sample), **further}
         try:
-            answer = await self._model.ainvoke(messages, stop=list(request.sampling.stop) or None, **options)
+            answer = await self._asked.ainvoke(messages, stop=list(request.sampling.stop) or None, **options)
         except PolicyError:
             raise
         except Exception as error:  # a third party's model raises what it likes
@@ -92,7 +99,7 @@ class LangChainPolicy:
             ) from None
         if not isinstance(answer, AIMessage):
             raise PolicyError(f"expected an AIMessage from {self.name}, found {type(answer).__name__}.")
-        return _completion(answer, request)
+        return _completion(answer, request, self._tools)
 
     def _options(self, request: Request, sample: int) -> dict[str, Any]:
         sampling = request.sampling
@@ -113,11 +120,13 @@ def open_policy(
     prefill_options: Mapping[str, Any] | None = None,
     version: str = "",
     arguments: Mapping[str, Any] | None = None,
+    tools: str | Sequence[Any] | None = None,
     **more_arguments: Any,
 ) -> LangChainPolicy:
     """A policy from a chat model, or from "package.module:Class" and the class's (or function's) own arguments.
 
     arguments: those that are called as an option here is ("model", "version"); the rest can stand beside the options.
+    tools: what the model may call, see `tool_calls`.
     Raises ConfigError when the name leads nowhere or the arguments do not fit.
     """
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -135,7 +144,13 @@ def open_policy(
         raise ConfigError(f"expected no further arguments beside a chat model, found {', '.join(sorted(given))}.")
     if not isinstance(model, BaseChatModel):
         raise ConfigError(f"expected a LangChain chat model, found {type(model).__name__}: pass a BaseChatModel.")
-    return LangChainPolicy(model, sampling_options=sampling_options, prefill_options=prefill_options, version=version)
+    return LangChainPolicy(
+        model,
+        sampling_options=sampling_options,
+        prefill_options=prefill_options,
+        version=version,
+        tools=open_tools(tools),
+    )
 
 
 def _load(path: str) -> Any:
@@ -160,10 +175,27 @@ def _to_langchain(message: ChatMessage) -> BaseMessage:
     return kinds[message["role"]](content=message["content"])
 
 
-def _completion(answer: Any, request: Request) -> Completion:
+def _bound(model: BaseChatModel, tools: Tools) -> Any:
+    try:
+        return model.bind_tools(tools.schemas)
+    except NotImplementedError:
+        raise ConfigError(
+            f"expected a chat model that takes tools, found {type(model).__name__}: leave tools out."
+        ) from None
+
+
+def _with_calls(tools: Tools, messages: Sequence[ChatMessage]) -> list[BaseMessage]:
+    from langchain_core.messages import convert_to_messages
+
+    return convert_to_messages(tools.chat(messages))
+
+
+def _completion(answer: Any, request: Request, tools: Tools | None) -> Completion:
     """The answer's text and whatever else its metadata tells."""
     metadata = answer.response_metadata or {}
     text, stopped = cut_at_stop(str(answer.text), request.sampling.stop)
+    if tools is not None:
+        text = tools.text(text, langchain_calls(answer))
     finish = "length" if metadata.get("finish_reason") in ("length", "max_tokens") else "stop"
     ids = tuple(metadata.get("token_ids") or ())
     content = (metadata.get("logprobs") or {}).get("content") or ()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
@@ -56,7 +57,7 @@ class RoundsInput(StrictConfig):
 
 def episode() -> Any:
     """The compiled episode graph behind a node that deals a task. Input: EpisodeInput; output: the episode's state."""
-    stage = _Stage()
+    stage = _stage()
 
     async def deal(state: EpisodeInput) -> EpisodeState:
         task = stage.tasks["train"][state.task]
@@ -110,11 +111,17 @@ class _Stage:
         return Cast(roles=roles, worlds=Worlds(self.environment), repair=repair or RepairConfig())
 
 
+@cache
+def _stage() -> _Stage:
+    """One for the whole process: a server makes its graphs anew for every request, and a sandbox is worth keeping."""
+    return _Stage()
+
+
 class _Rounds:
     """The stages of a round. Names are in the graph's state; what they name is here, in `books` and `datasets`."""
 
     def __init__(self) -> None:
-        self.stage = _Stage()
+        self.stage = _stage()
         self.episodes: list[Episode] = []
         self.datasets: dict[str, Book] = {}
         self.books: dict[str, Book] = {"start": {}}

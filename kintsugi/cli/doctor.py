@@ -31,6 +31,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 PACKAGE = "kintsugi-agents"
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER_PATIENCE_S = 3.0
+ALSO = {
+    "alfworld": "a C++ compiler and cmake, as two of its packages are compiled, and Python 3.10 to 3.12",
+    "docker": "a Docker engine",
+    "postgres": "a PostgreSQL server",
+    "vllm": "an NVIDIA GPU, and best an environment of its own",
+    "web": "Chromium (Debian: apt-get install chromium)",
+}
+"""What an extra takes that pip does not bring."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,7 @@ def examine() -> list[Finding]:
         _disk(),
         _gpu(),
         *_extras(),
+        _langgraph_studio(),
         _docker(),
         _sandbox(),
         _landlock(),
@@ -129,13 +138,19 @@ def _extras() -> Iterator[Finding]:
             found = ", ".join(f"{name} {known}" for name, known in versions.items())
             yield Finding(what=f"[{extra}]", state="ok", found=found)
             continue
-        line = (
-            f'pip install -e ".[{extra}]"'
-            if (ROOT / "pyproject.toml").exists()
-            else f'pip install "{PACKAGE}[{extra}]"'
-        )
+        line = f'pip install -e ".[{extra}]"' if (ROOT / "pyproject.toml").exists() else f'pip install "{PACKAGE}[{extra}]"'
+        line += f"; it also takes {ALSO[extra]}" if extra in ALSO else ""
         state: Literal["missing", "none"] = "missing" if extra == "train" else "none"
         yield Finding(what=f"[{extra}]", state=state, found=f"without {', '.join(absent)}", mend=line)
+
+
+def _langgraph_studio() -> Finding:
+    """Its server for `langgraph.json`; no extra of ours, as its licence is not an open one."""
+    known = _version("langgraph-cli")
+    if known is not None and _version("langgraph-api") is not None:
+        return Finding(what="langgraph studio", state="ok", found=f"langgraph-cli {known}: langgraph dev")
+    mend = 'pip install "langgraph-cli[inmem]" (Elastic License 2.0), then, in a checkout: langgraph dev'
+    return Finding(what="langgraph studio", state="none", found="no server for langgraph.json", mend=mend)
 
 
 def extras() -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -48,6 +49,35 @@ def test_a_missing_extra_has_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> No
     here, ghost = [finding for finding in examine() if finding.what.startswith("[")]
     assert here.state == "ok" and here.found.startswith("numpy ")
     assert ghost.state == "none" and "[ghost]" in ghost.mend and ghost.mend.startswith("pip install")
+
+
+def test_every_extra_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing installed, each line says what is missing and the command that brings it."""
+    declared = extras()
+    assert {"train", "docker", "vllm", "ray", "alfworld", "web", "postgres", "hotpotqa"} <= set(declared)
+    assert set(doctor.ALSO) <= set(declared)
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    found = {finding.what: finding for finding in doctor._extras()}
+    assert list(found) == [f"[{extra}]" for extra in declared]
+    for extra, packages in declared.items():
+        finding = found[f"[{extra}]"]
+        assert finding.found == f"without {', '.join(packages)}" and f"[{extra}]" in finding.mend
+        assert finding.state == ("missing" if extra == "train" else "none")
+    assert "cmake" in found["[alfworld]"].mend and "Chromium" in found["[web]"].mend
+    assert "langgraph dev" in doctor._langgraph_studio().mend
+    assert max(len(line) for line in table(list(found.values())).splitlines()) <= 80
+    monkeypatch.setattr(doctor, "_version", lambda package: "1.2")
+    assert all(finding.state == "ok" and not finding.mend for finding in (*doctor._extras(), doctor._langgraph_studio()))
+
+
+def test_every_extra_that_the_code_names_is_declared() -> None:
+    """`missing_extra(…, "postgres")` must name something that pip can install."""
+    root = Path(doctor.__file__).resolve().parents[2]
+    rooms = [root / name for name in ("agents", "graphs", "sandboxes", "training", "kintsugi")]
+    text = "\n".join(path.read_text(encoding="utf-8") for room in rooms for path in room.rglob("*.py"))
+    named = set(re.findall(r'missing_extra\([^()]*?,\s*"(\w+)"\)|\bextra="(\w+)"', text))
+    names = {one or other for one, other in named} - {"forbid", "ignore", "allow"}  # pydantic's own "extra"
+    assert {"train", "postgres"} <= names <= set(extras())
 
 
 class Engine:

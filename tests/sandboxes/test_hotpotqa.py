@@ -385,3 +385,17 @@ def test_wrong_options_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
     with pytest.raises(MissingExtra, match=r"kintsugi-agents\[hotpotqa\]"):
         opened()
+
+
+def test_the_documents_transcript_and_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the page shows is what happens."""
+    text = (Path(__file__).parents[2] / "docs" / "environments" / "hotpotqa.md").read_text(encoding="utf-8")
+    first, _, rest = text.partition("```\n")[2].partition("\n```")[0].partition("\n\n")
+    task = opened().tasks("heldout", limit=1)[0]
+    assert task.prompt == first
+    turns = [turn.split("\n") for turn in rest.removeprefix("> ").split("\n\n> ")]
+    actions = ["\n".join(line.removeprefix("  ") for line in turn[:-1]) for turn in turns]
+    assert said(task, *actions) == [turn[-1] for turn in turns] and len(turns) == 6
+    example = text.partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, "hotpotqa.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [turns[3][-1], "True"]

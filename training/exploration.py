@@ -66,10 +66,11 @@ class Exploration:
         per_wave = max(1, self.cast.episode.wave // self.recipe.explore.k)
         budget = self.recipe.explore.budget_tokens
         found: list[Episode] = []
-        for wave in waves(tasks, per_wave):
-            if budget is not None and generated(found) >= budget:
+        for number, wave in enumerate(waves(tasks, per_wave)):
+            # Whole waves alone: end at the boundary that is nearest to the budget, going by the waves so far.
+            if budget is not None and number and generated(found) * (1 + 0.5 / number) > budget:
                 break
-            plans = [self.plan(task, number) for task in wave for number in range(self.recipe.explore.k)]
+            plans = [self.plan(task, sample) for task in wave for sample in range(self.recipe.explore.k)]
             known = self.ledger.has_episodes([plan.episode_id for plan in plans])
             if len(known) == len(plans):
                 found += self._recall(plans)
@@ -77,8 +78,8 @@ class Exploration:
             await forget(self.cast)
             episodes = await play_wave(plans, self.cast, on_done=on_done)
             if self.recipe.repair.on == "unsolved":
-                for number in range(self.recipe.repair.budget):
-                    extra = self.extra_plans(wave, episodes, number)
+                for extra_number in range(self.recipe.repair.budget):
+                    extra = self.extra_plans(wave, episodes, extra_number)
                     episodes += await play_wave(extra, self.cast, on_done=on_done) if extra else []
             self.ledger.add_tasks(wave)
             self.ledger.commit_episodes(episodes)

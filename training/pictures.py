@@ -21,9 +21,9 @@ from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.episode_tally import EpisodeTally, tally_of, with_tally
 from kintsugi.graphs.round_graph import STAGES, RoundState, build_round_graph
 from kintsugi.graphs.worlds import Worlds
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment
 from kintsugi.ledger import Ledger
 from kintsugi.records import Trajectory
+from kintsugi.sandboxes.environments.environment import ProgramEnvironment
 from kintsugi.training.recipe import Recipe, load_recipe
 
 FORMS = {"text": as_text, "mermaid": as_mermaid, "svg": as_svg, "png": as_png}
@@ -50,7 +50,13 @@ def draw_graph(which: str, recipe: Recipe, *, form: str = "text", path: Sequence
 
 
 def draw_episodes(
-    run: str | Path, *, episode: str = "", recipe: Recipe | None = None, form: str = "text", dark: bool = False, **filters: Any
+    run: str | Path,
+    *,
+    episode: str = "",
+    recipe: Recipe | None = None,
+    form: str = "text",
+    dark: bool = False,
+    **filters: Any,
 ) -> Any:
     """The episode graph of a run with what happened on it: one episode (its id or the beginning of it), or all of them.
 
@@ -60,10 +66,7 @@ def draw_episodes(
     """
     _check_form(form)
     with Ledger.open(run, create=False, read_only=True) as ledger:
-        if episode:
-            chosen = [ledger.episode(episode)]
-        else:
-            chosen = ledger.episodes(**{"purpose": "explore", **filters})
+        chosen = [ledger.episode(episode)] if episode else ledger.episodes(**{"purpose": "explore", **filters})
         known = _parents(ledger, [one for each in chosen for one in each.trajectories])
     if not chosen:
         raise ConfigError(f"no episode in {run} is as asked for: kintsugi episodes list {run} shows what there is")

@@ -89,8 +89,8 @@ class WarmStartConfig(StrictConfig):
 
 
 class ExploreConfig(StrictConfig):
-    """tasks: a round. k: samples a task. budget_tokens: stop exploring at the first wave that begins with this many
-    generated tokens (repairs included) already spent: equal budgets for unequal methods. few_shot_rounds: the first
+    """tasks: a round. k: samples a task. budget_tokens: stop exploring at the wave that ends nearest to this many
+    generated tokens, repairs included: equal budgets for unequal methods. few_shot_rounds: the first
     rounds use the few-shot prompt (ENVISIONS: 1), later ones none."""
 
     tasks: int = Field(default=250, ge=1)

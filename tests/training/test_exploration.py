@@ -208,11 +208,14 @@ def test_measured_samples_are_in_no_pool(ledger: Ledger, fresh: str, purpose: st
 
 
 def test_budget() -> None:
-    """No wave begins once the tokens are spent; a wave of two tasks with two samples of three tokens costs twelve."""
+    """Exploring ends at the wave nearest to the budget; a wave of two tasks with two samples of three tokens costs twelve."""
     assert len(explore(8)) == 16
     assert len(explore(8, budget_tokens=1)) == 4
     assert len(explore(8, budget_tokens=12)) == 4
-    assert len(explore(8, budget_tokens=13)) == 8
+    assert len(explore(8, budget_tokens=17)) == 4
+    assert len(explore(8, budget_tokens=18)) == 8
+    assert len(explore(8, budget_tokens=29)) == 8
+    assert len(explore(8, budget_tokens=30)) == 12
     repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 1}
     assert len(explore(8, budget_tokens=13, repair=repair)) == 5, "repairs are paid from the same budget"
 

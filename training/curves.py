@@ -10,8 +10,8 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kintsugi.errors import missing_extra
@@ -28,16 +28,15 @@ Curves = Mapping[str, Sequence[Mapping[int, float]]]
 def draw_evolution(story: RunStory, path: Path) -> Path:
     """Held-out success by round with its 95 % intervals: main arm in gold, control in grey, the champion ringed."""
     figure, axes = _figure()
-    # The number of the arm that ends lower goes below its point, so that two close ends can both be read.
-    lower = bool(story.main and story.control) and story.control[-1].rate <= story.main[-1].rate
-    if story.control:
-        _arm(axes, story.control, SLATE, "control: the same steps on demonstrations", dashed=True, below=lower)
     if story.main:
-        _arm(axes, story.main, GOLD, "self-training", below=bool(story.control) and not lower)
+        _arm(axes, story.main, GOLD, "self-training")
         _mark_promotions(axes, story)
     else:
         axes.text(0.5, 0.5, "nothing evaluated yet", transform=axes.transAxes, ha="center", color=INK)
+    if story.control:
+        _arm(axes, story.control, SLATE, "control: the same steps on demonstrations", dashed=True)
     _finish(axes, [point for point in (*story.main, *story.control)], story.planned_rounds)
+    _label_ends(axes, [(x, y, f"{y:.1f} %", {"main": GOLD, "control": SLATE}[arm]) for arm, x, y in _ends(story)])
     axes.set_title(f"{story.name}, seed {story.seed}", loc="left", color=INK, fontsize=13, fontweight="bold", pad=14)
     return _save(figure, path)
 
@@ -46,7 +45,7 @@ def draw_comparison(curves: Curves, path: Path) -> Path:
     """Mean held-out success by round over seeds: bands are ± one standard deviation, thin lines the single seeds."""
     figure, axes = _figure()
     plain = [label for label in curves if not label.endswith("control")]
-    ends: list[tuple[float, str, str]] = []
+    ends: list[tuple[float, str]] = []
     for label, runs in curves.items():
         colour = COLOURS[plain.index(label) % len(COLOURS)] if label in plain else SLATE
         rounds = sorted({number for run in runs for number in run})
@@ -61,13 +60,12 @@ def draw_comparison(curves: Curves, path: Path) -> Path:
         name = f"{label} ({len(runs)} seed{'s' if len(runs) != 1 else ''})"
         axes.plot(rounds, means, color=colour, lw=2.4, ls=style, marker="o", ms=5, label=name)
         if means:
-            ends.append((means[-1], f"{means[-1]:.1f}", colour))
+            ends.append((means[-1], colour))
     last = max((number for runs in curves.values() for run in runs for number in run), default=0)
-    for height, (_, text, colour) in zip(_apart([end[0] for end in ends]), ends, strict=True):
-        axes.annotate(text, (last, height), xytext=(9, 0), textcoords="offset points", va="center", color=colour)
     rates = [(number, rate) for runs in curves.values() for run in runs for number, rate in run.items()]
     flat = [Point(round=n, rate=rate, low=rate, high=rate, num_tasks=0, promoted=False) for n, rate in rates]
     _finish(axes, flat, None)
+    _label_ends(axes, [(last, mean, f"{mean:.1f}", colour) for mean, colour in ends])
     axes.set_title("Mean over seeds, band ± one sd", loc="left", color=INK, fontsize=13, fontweight="bold", pad=14)
     return _save(figure, path)
 
@@ -92,9 +90,7 @@ def evolution_svg(story: RunStory, width: int = 760, height: int = 340) -> str:
         parts.append(
             f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tenth / 10):.1f}" y2="{y(tenth / 10):.1f}"/>'
         )
-        parts.append(
-            f'<text class="label" x="{left - 8}" y="{y(tenth / 10) + 4:.1f}" text-anchor="end">{tenth * 10}</text>'
-        )
+        parts.append(f'<text class="label" x="{left - 8}" y="{y(tenth / 10) + 4:.1f}" text-anchor="end">{tenth * 10}</text>')
     for number in range(last + 1):
         name = "start" if number == 0 else str(number)
         parts.append(f'<text class="label" x="{x(number):.1f}" y="{height - 16}" text-anchor="middle">{name}</text>')
@@ -111,9 +107,11 @@ def evolution_svg(story: RunStory, width: int = 760, height: int = 340) -> str:
                 f'<circle class="dot {arm}{hollow}" cx="{x(point.round):.1f}" cy="{y(point.rate):.1f}" r="4.5">'
                 f"<title>{escape(tip)}</title></circle>"
             )
-        end = series[-1]
+    ends = _ends(story)
+    heights = apart([height - bottom - y(rate / 100) for _, _, rate in ends], gap=15)
+    for (arm, number, rate), up in zip(ends, heights, strict=True):
         parts.append(
-            f'<text class="end {arm}" x="{x(end.round) + 11:.1f}" y="{y(end.rate) + 5:.1f}">{100 * end.rate:.1f}</text>'
+            f'<text class="end {arm}" x="{x(number) + 13:.1f}" y="{height - bottom - up + 5:.1f}">{rate:.1f}</text>'
         )
     if (best := story.champion) is not None:
         parts.append(f'<circle class="ring" cx="{x(best.round):.1f}" cy="{y(best.rate):.1f}" r="9"/>')
@@ -138,19 +136,31 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _arm(
-    axes: Any, series: Sequence[Point], colour: str, label: str, *, dashed: bool = False, below: bool = False
-) -> None:
+def _arm(axes: Any, series: Sequence[Point], colour: str, label: str, *, dashed: bool = False) -> None:
     rounds = [point.round for point in series]
     rates = [100 * point.rate for point in series]
-    axes.fill_between(
-        rounds, [100 * p.low for p in series], [100 * p.high for p in series], color=colour, alpha=0.13, lw=0
-    )
+    axes.fill_between(rounds, [100 * p.low for p in series], [100 * p.high for p in series], color=colour, alpha=0.13, lw=0)
     style = "--" if dashed else "-"
-    axes.plot(rounds, rates, color=colour, lw=2.4, ls=style, marker="o", ms=6, label=label, zorder=3)
-    offset = (10, -12) if below else (10, 4)
-    spot = {"xytext": offset, "textcoords": "offset points"}
-    axes.annotate(f"{rates[-1]:.1f} %", (rounds[-1], rates[-1]), color=colour, fontweight="bold", **spot)
+    axes.plot(rounds, rates, color=colour, lw=2.4, ls=style, marker="o", ms=6, label=label, zorder=2 if dashed else 3)
+
+
+def _ends(story: RunStory) -> list[tuple[str, int, float]]:
+    """(arm, round, rate in %) of the points whose numbers are written beside them: the last ones; one for both arms as
+    long as there is only the start."""
+    both = (("main", story.main), ("control", story.control))
+    found = [(arm, series[-1].round, 100 * series[-1].rate) for arm, series in both if series]
+    return found[:1] if all(number == 0 for _, number, _ in found) else found
+
+
+def _label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) to the right of each point; the axes' limits must be set."""
+    axes.figure.tight_layout()  # so that the axes have their final height
+    bottom, top = axes.get_ylim()
+    points = axes.get_window_extent().height * 72 / axes.figure.dpi / (top - bottom)
+    heights = apart([(y - bottom) * points for _, y, _, _ in ends], gap=13)
+    for (x, y, text, colour), height in zip(ends, heights, strict=True):
+        spot = {"xytext": (11, height - (y - bottom) * points), "textcoords": "offset points", "va": "center"}
+        axes.annotate(text, (x, y), color=colour, fontweight="bold", **spot)
 
 
 def _mark_promotions(axes: Any, story: RunStory) -> None:
@@ -159,15 +169,14 @@ def _mark_promotions(axes: Any, story: RunStory) -> None:
         xs, ys = [point.round for point in kept], [100 * point.rate for point in kept]
         axes.plot(xs, ys, "o", ms=6, mfc=PAPER, mec=GOLD, mew=1.6, zorder=4, label="not promoted")
     if (best := story.champion) is not None:
-        axes.plot(
-            [best.round], [100 * best.rate], "o", ms=14, mfc="none", mec=GOLD, mew=1.6, zorder=4, label="champion"
-        )
+        axes.plot([best.round], [100 * best.rate], "o", ms=14, mfc="none", mec=GOLD, mew=1.6, zorder=4, label="champion")
     start = story.main[0]
-    if start.round == 0:
-        spot = (0, 100 * start.rate)
-        axes.annotate(
-            f"start {spot[1]:.1f} %", spot, xytext=(2, -20), textcoords="offset points", color=INK, fontsize=9
-        )
+    if start.round == 0 and len(story.main) > 1:
+        rate = 100 * start.rate
+        # On the side that the curve does not take.
+        below = story.main[1].rate >= start.rate and rate > 8
+        spot = {"xytext": (2, -20 if below else 12), "textcoords": "offset points", "color": INK, "fontsize": 9}
+        axes.annotate(f"start {rate:.1f} %", (0, rate), **spot)
 
 
 def _finish(axes: Any, points: Sequence[Point], planned: int | None) -> None:
@@ -188,12 +197,19 @@ def _finish(axes: Any, points: Sequence[Point], planned: int | None) -> None:
         axes.legend(frameon=False, loc="lower right" if top > 40 else "upper left", labelcolor=INK, fontsize=9)
 
 
-def _apart(heights: Sequence[float], gap: float = 3.2) -> list[float]:
-    """The heights, moved up where they would stand closer than `gap`."""
-    placed = list(heights)
-    order = sorted(range(len(placed)), key=lambda index: placed[index])
-    for lower, upper in pairwise(order):
-        placed[upper] = max(placed[upper], placed[lower] + gap)
+def apart(heights: Sequence[float], gap: float, floor: float = 4.0) -> list[float]:
+    """The heights, moved as little as it takes (least squares) to stand `gap` from one another and above `floor`."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    # With `gap` times its rank taken off each, they need only be in order: neighbours that are not share their mean.
+    blocks: list[list[float]] = []
+    for rank, index in enumerate(order):
+        blocks.append([heights[index] - rank * gap])
+        while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    level = [max(floor, fmean(block)) for block in blocks for _ in block]
+    placed = [0.0] * len(heights)
+    for rank, index in enumerate(order):
+        placed[index] = level[rank] + rank * gap
     return placed
 
 

@@ -60,8 +60,8 @@ class Lessons:
             weight = targets.rescued_weight if one.task_id in rescued else targets.solved_weight
             if name not in paired:
                 made.append(rows.explore(one, weight=weight))
-        if targets.repairs:
-            repairs: Sequence[Pair] = selection.repairs or selection.reflector
+        if targets.repairs != "none":
+            repairs: Sequence[Pair] = selection.repairs if targets.repairs == "ranked" else selection.reflector
             made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in repairs]
         return made
 

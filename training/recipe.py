@@ -114,7 +114,10 @@ class ReflectorConfig(StrictConfig):
 class TargetsConfig(StrictConfig):
     """Which rows a round trains on.
 
-    repairs: add (x, y⁻) → y⁺ rows (learning from mistakes). repair_weight: weight of such a row.
+    repairs: (x, y⁻) → y⁺ rows (learning from mistakes): "none"; "ranked" (ENVISIONS: of a task with several right answers,
+        the best wrong one with the answer kept back, `select.repair_cap`); "failures" (each failed attempt of a solved
+        task with its own repair, else with a right answer, `select.match`; at most `select.pair_cap` a task).
+    repair_weight: weight of such a row.
     solved_weight, rescued_weight: weight of an explore row of a task that its samples solved, or that only a repair did.
     replay: demonstrations repeated among the rows, as many as this (0: none); replay_repairs: scripted repairs likewise.
     own_share: repeat the policy's own rows until they are this share of all (0: as they are); few right attempts then
@@ -122,7 +125,7 @@ class TargetsConfig(StrictConfig):
     score: "sampled" keeps the self-reward of the policy that sampled; "current" re-scores the pool every round.
     """
 
-    repairs: bool = False
+    repairs: Literal["none", "ranked", "failures"] = "none"
     repair_weight: float = Field(default=1.0, ge=0)
     solved_weight: float = Field(default=1.0, ge=0)
     rescued_weight: float = Field(default=1.0, ge=0)

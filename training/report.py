@@ -25,7 +25,6 @@ from kintsugi.training.run_folder import write_whole
 from kintsugi.training.run_story import Point, RunStory, read_run, share
 
 COLUMNS = ("round", "main %", "95 %", "control", "gate", "solved", "repair", "fresh", "steps", "loss")
-LEGEND = "* champion; repair, fresh: % of tries at unsolved tasks that were right"
 
 
 def write_report(run_folder: Path) -> Path:
@@ -45,7 +44,7 @@ def summary(run_folder: Path) -> str:
         "",
         *_aligned([row[:-1] for row in (COLUMNS, *_rows(story))]),
     ]
-    return "\n".join([*lines, "", LEGEND, _effort(story)])
+    return "\n".join([*lines, "", *filter(None, (_legend(story), _effort(story)))])
 
 
 def as_dict(run_folder: Path) -> dict[str, Any]:
@@ -199,6 +198,15 @@ def _rows(story: RunStory) -> list[tuple[str, ...]]:
     return rows
 
 
+def _legend(story: RunStory) -> str:
+    """What the table's marks and columns mean, as far as it has them."""
+    tried = [what for what in ("repair", "fresh") if any(share(line, what) is not None for line in story.explored.values())]
+    parts = ["* champion"] if story.champion else []
+    if tried:
+        parts.append(f"{', '.join(tried)}: % of tries at unsolved tasks that were right")
+    return "; ".join(parts)
+
+
 def _effort(story: RunStory) -> str:
     totals = story.totals()
     parts = [
@@ -284,10 +292,10 @@ summary { cursor: pointer }
 def _page(story: RunStory) -> str:
     name = html.escape(story.name)
     chart = evolution_svg(story) or '<p class="soft">No evaluation yet.</p>'
-    caption = (
-        "Held-out success, % (greedy), with 95 % Wilson intervals. Gold: self-training; dashed: the control, which spends "
-        "the same optimizer steps on the demonstrations alone; ring: champion; hollow: not promoted."
-    )
+    caption = "Held-out success, % (greedy), with 95 % Wilson intervals. Gold: self-training; "
+    if story.control:
+        caption += "dashed: the control, which spends the same optimizer steps on the demonstrations alone; "
+    caption += "ring: champion" + ("." if all(point.promoted for point in story.main) else "; hollow: not promoted.")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -296,7 +304,7 @@ def _page(story: RunStory) -> str:
         f'<p class="lead">{html.escape(story.headline())}</p>{_tiles(story)}'
         f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
         f'<h2>Rounds</h2><div class="scroll">{_html_table(story)}</div>'
-        f'<p class="soft">{html.escape(LEGEND)}.<br>{html.escape(_effort(story))}</p>'
+        f'<p class="soft">{"<br>".join(html.escape(text) for text in (_legend(story), _effort(story)) if text)}</p>'
         f"{_reasons(story)}{_origin(story)}</body></html>\n"
     )
 
@@ -317,11 +325,13 @@ def _tiles(story: RunStory) -> str:
 
 
 def _html_table(story: RunStory) -> str:
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    found = _rows(story)
+    shown = [index for index in range(len(COLUMNS)) if index == 0 or any(row[index] for row in found)]
+    head = "".join(f"<th>{COLUMNS[index]}</th>" for index in shown)
     body = ""
-    for row in _rows(story):
+    for row in found:
         mark = ' class="champion"' if row[0].endswith("*") else ""
-        body += f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        body += f"<tr{mark}>" + "".join(f"<td>{html.escape(row[index])}</td>" for index in shown) + "</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -59,7 +59,7 @@ REFLECTIVE = [  # overrides: Re-ReST's own stages
     "reflector.train=true",
     "reflector.learn.steps=3",
     "targets.score=current",
-    "targets.repairs=true",
+    "targets.repairs=failures",
     "control.enabled=false",
     "rounds=1",
 ]

@@ -88,6 +88,9 @@ def tally_of(episodes: Iterable[Episode], known: Mapping[str, Trajectory] | None
     repairs = [(parents.get(one.parent_id), one) for one in attempts if one.parent_id is not None]
     lost = [one for one in attempts if one.stop in ("failure", "truncated")]
     said = Counter(_objection(one) for one in lost)
+    spoiled = [
+        one for parent, one in repairs if parent is not None and parent.success and one.stop in ("failure", "truncated")
+    ]
     return EpisodeTally(
         episodes=len(every),
         solved=sum(episode.success for episode in every),
@@ -97,7 +100,7 @@ def tally_of(episodes: Iterable[Episode], known: Mapping[str, Trajectory] | None
         stops=dict(Counter((one.stage, one.stop) for one in attempts)),
         repairs=len(repairs),
         helped=sum(one.success and not (parent is not None and parent.success) for parent, one in repairs),
-        spoiled=sum(parent is not None and parent.success and one.stop in ("failure", "truncated") for parent, one in repairs),
+        spoiled=len(spoiled),
         lost_at=dict(sorted(Counter(len(one.actions) for one in lost).items())),
         objections=sorted(((text, number) for text, number in said.items() if text), key=lambda one: (-one[1], one[0])),
         attempts=tuple(attempts) if len(every) == 1 else (),

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kintsugi.agents.policies.policy import ChatMessage, Completion, Policy, Request, Sampling, open_policy
+from kintsugi.agents.policies.policy import ChatMessage, Completion, Policy, Request, Sampling, open_policy, policy_kinds
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.agents.roles import Role, load_prompt
-from kintsugi.errors import ConfigError, PolicyError
+from kintsugi.errors import ConfigError, PolicyError, nearest
 from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.play_config import PlayConfig, PlayerConfig
 from kintsugi.graphs.worlds import Worlds
@@ -75,6 +75,8 @@ async def open_player(player: PlayerConfig, environment: Environment, task: Task
         if not gold:
             raise ConfigError(f"{environment.name} knows no gold actions for {task.id}: let a policy or yourself act")
         return Seat(ScriptedPolicy(_follower(gold), name="expert", version="expert"))
+    if player.kind not in (kinds := policy_kinds()):
+        raise ConfigError(f'nobody called "{player.kind}" can act: {nearest(player.kind, ["human", "expert", *kinds])}')
     options: dict[str, Any] = dict(player.options)
     if player.kind == "transformers":
         options = {"batching": "eager", **options}  # one episode alone: there is nobody to wait for
@@ -84,9 +86,7 @@ async def open_player(player: PlayerConfig, environment: Environment, task: Task
 def cast_of(config: PlayConfig, seat: Seat, environment: Environment) -> Cast:
     """The seat in every role, with the config's prompts, sampling, repair and bounds."""
     prompts = config.model.prompts or ("program" if environment.max_turns == 1 else "react")
-    sampling = Sampling(
-        temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, stop=config.stop
-    )
+    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, stop=config.stop)
     roles = {}
     for name in ("actor", "refiner", "reflector"):
         prompt = load_prompt(prompts, name)

@@ -135,9 +135,7 @@ def info_of(path: Path, values: dict[str, Any]) -> SessionInfo:
         kept = {name: values[name] for name in names}
     except KeyError as error:
         raise RunError(f"{path} is no session: its row has no {error.args[0]}") from None
-    return SessionInfo(
-        path=path, stops=tuple(values.get("stops", ())), committed=tuple(values.get("committed", ())), **kept
-    )
+    return SessionInfo(path=path, stops=tuple(values.get("stops", ())), committed=tuple(values.get("committed", ())), **kept)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

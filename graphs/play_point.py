@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kintsugi.graphs.episode_state import EpisodeState
-from kintsugi.records import Action, Critique, Message, Stop, message_from_plain
+from kintsugi.records import Action, Critique, Message, Stop, message_from_plain, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Line:
         return self.points[-1]
 
 
-def messages_of(state: EpisodeState) -> list[dict]:  # type: ignore[type-arg]
+def messages_of(state: EpisodeState) -> list[dict[str, Any]]:
     """The messages of the attempt in progress, or else of the last one, as plain values."""
     if state["current"] is not None:
         return state["current"]["messages"]
@@ -103,6 +104,31 @@ def lines_of(points: Sequence[Point]) -> list[Line]:
     inner = {point.parent for point in points}
     ends = [point.number for point in points if point.number not in inner]
     return [Line(name=_letters(index), points=way_to(points, end)) for index, end in enumerate(ends)]
+
+
+def same_point(one: Point, other: Point) -> bool:
+    """The same thing done again from the same place: one point, however long it took."""
+    return one.parent == other.parent and _trait(one) == _trait(other)
+
+
+def _trait(point: Point) -> list[Any]:
+    """What makes a point: not log-probabilities, which a warm cache rounds otherwise."""
+    plain = [{**to_plain(message), "tokens": None} for message in point.said]
+    ids = [one.tokens.completion_ids for one in point.said if isinstance(one, Action) and one.tokens is not None]
+    return [point.node, point.next, point.by, point.state["plan"], plain, ids]
+
+
+def by_person(state: EpisodeState, text: str) -> EpisodeState:
+    """The state with its last message as a person said it: no tokens, the attempt's stage or the author "human"."""
+    attempt = state["current"]
+    if attempt is None or attempt["messages"][-1]["kind"] not in ("action", "critique"):
+        return state  # the world broke before anything could be said
+    said = attempt["messages"][-1]
+    if said["kind"] == "critique":
+        new = to_plain(Critique(text=text, author="human"))
+        return {**state, "current": {**attempt, "messages": [*attempt["messages"][:-1], new]}}
+    new = to_plain(Action(text=text))
+    return {**state, "current": {**attempt, "stage": "human", "messages": [*attempt["messages"][:-1], new]}}
 
 
 def _letters(index: int) -> str:

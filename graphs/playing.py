@@ -33,8 +33,8 @@ from kintsugi.graphs.episode_state import EpisodePlan, EpisodeState, finished_ep
 from kintsugi.graphs.play_cast import Seat, cast_of, open_player
 from kintsugi.graphs.play_config import EVERY, PlayConfig
 from kintsugi.graphs.play_file import SESSIONS, SessionFile, SessionInfo, info_of
-from kintsugi.graphs.play_point import Line, Point, lines_of, said_since, way_to
-from kintsugi.records import Action, Critique, Episode, Task, Trajectory, content_hash, from_plain, to_plain
+from kintsugi.graphs.play_point import Line, Point, by_person, lines_of, said_since, same_point, way_to
+from kintsugi.records import Episode, Task, Trajectory, content_hash, from_plain, to_plain
 from kintsugi.sandboxes.environments.environment import Environment, open_environment
 
 Watcher = Callable[[Point], None]
@@ -68,8 +68,7 @@ class PlaySession:
         environment: Environment | None = None,
     ) -> PlaySession:
         """A new session before its first node. `policy`, `environment`: open ones to use (and not to close)."""
-        world = environment or open_environment(config.environment.name, config.environment.options)
-        seat = await open_player(config.model, world, task, policy)
+        world, seat = await _players(config, task, environment, policy)
         now = _now()
         row = {"created": now, "updated": now, "config": config.model_dump(mode="json"), "task": to_plain(task)}
         row |= {"environment": config.environment.name, "task_id": task.id, "policy": config.model.kind}
@@ -91,6 +90,7 @@ class PlaySession:
             await session._read_new()
         except BaseException:
             await session.close()
+            session.file.path.unlink(missing_ok=True)  # it has no point to come back to
             raise
         return session
 
@@ -103,8 +103,7 @@ class PlaySession:
         try:
             config = validate(PlayConfig, file.values.get("config", {}), str(path))
             task = from_plain(Task, file.values["task"])
-            world = environment or open_environment(config.environment.name, config.environment.options)
-            seat = await open_player(config.model, world, task, policy)
+            world, seat = await _players(config, task, environment, policy)
         except BaseException:
             file.close()
             raise
@@ -210,7 +209,7 @@ class PlaySession:
                 raise ConfigError("nothing can be said here: the environment answers next")
             with self._seat.saying(text):
                 state = await self._nodes[here.next](here.state)
-            return await self._write(here, _by_person(state, text), here.next, by="human")
+            return await self._write(here, by_person(state, text), here.next, by="human")
 
     async def again(self) -> Point:
         """Ask the policy anew for what it just proposed, with another seed. The first proposal stays a line of its own."""
@@ -312,7 +311,7 @@ class PlaySession:
             raise ConfigError("the episode is over: go back, or begin another one")
 
     async def _change(self, here: Point, text: str) -> Point:
-        return await self._write(here, _by_person(here.state, text), here.state["path"][-1], by="human")
+        return await self._write(here, by_person(here.state, text), here.state["path"][-1], by="human")
 
     async def _write(self, before: Point, state: EpisodeState, node: str, *, by: str) -> Point:
         """A new point after `before`, as if `node` had led to `state`."""
@@ -323,7 +322,8 @@ class PlaySession:
     async def _read_new(self) -> None:
         """Take up the checkpoints that are not known yet, the last one as where the session stands."""
         fresh = []
-        async for found in self._graph.aget_state_history(self._config()):
+        # A step leaves two checkpoints at most; asking for no more keeps long sessions quick.
+        async for found in self._graph.aget_state_history(self._config(), limit=4 if self.points else None):
             if found.config["configurable"]["checkpoint_id"] in self._numbers:
                 break
             fresh.append(found)
@@ -338,7 +338,7 @@ class PlaySession:
                 self._numbers[id] = parent or 0
                 continue
             point = _point(found, id, len(self.points), parent, self.points)
-            known = next((one for one in self.points if _same(one, point)), None)
+            known = next((one for one in self.points if same_point(one, point)), None)
             if known is None:
                 self.points.append(point)
             self._numbers[id] = self._head = (known or point).number
@@ -369,24 +369,17 @@ def _point(found: Any, id: str, number: int, parent: int | None, points: list[Po
     )
 
 
-def _same(one: Point, other: Point) -> bool:
-    """The same thing done again from the same place: one point, however long it took."""
-    return (one.parent, one.node, one.next, one.by, one.said, one.state["plan"]) == (
-        (other.parent, other.node, other.next, other.by, other.said, other.state["plan"])
-    )
-
-
-def _by_person(state: EpisodeState, text: str) -> EpisodeState:
-    """The state with its last message as a person said it: no tokens, the attempt's stage or the author "human"."""
-    attempt = state["current"]
-    if attempt is None or attempt["messages"][-1]["kind"] not in ("action", "critique"):
-        return state  # the world broke before anything could be said
-    said = attempt["messages"][-1]
-    if said["kind"] == "critique":
-        new = to_plain(Critique(text=text, author="human"))
-        return {**state, "current": {**attempt, "messages": [*attempt["messages"][:-1], new]}}
-    new = to_plain(Action(text=text))
-    return {**state, "current": {**attempt, "stage": "human", "messages": [*attempt["messages"][:-1], new]}}
+async def _players(
+    config: PlayConfig, task: Task, environment: Environment | None, policy: Policy | None
+) -> tuple[Environment, Seat]:
+    """Open the world and who acts in it; what is given stays as it is."""
+    world = environment or open_environment(config.environment.name, config.environment.options)
+    try:
+        return world, await open_player(config.model, world, task, policy)
+    except BaseException:
+        if environment is None:
+            await world.close()
+        raise
 
 
 def _now() -> str:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -180,7 +179,8 @@ class Screen:
             raise ConfigError("there is nothing to edit here: step to the agent first, or type what to say")
         if not rest and not self.typed:
             raise ConfigError("expected :edit TEXT: without a terminal there is no editor")
-        self._say(rest or (_editor(proposal.text) if "\n" in proposal.text else _prefilled(proposal.text)))
+        edited = _editor if "\n" in proposal.text else _prefilled
+        self._say(self._rest_of(rest) if rest else edited(proposal.text))
 
     def _do_again(self, rest: str) -> None:
         self._show(self.runner.run(self.session.again()))
@@ -266,8 +266,8 @@ class Screen:
         if not point.node:
             self._text(self.session.task.prompt, "cyan")
         for message in point.said:
-            if point.parent == 0 and isinstance(message, Observation) and message.text == self.session.task.prompt:
-                continue  # shown as the task
+            if isinstance(message, Observation) and message.text == self.session.task.prompt:
+                continue  # every attempt begins with it, and it was shown as the task
             self._message(message)
 
     def _message(self, message: Message) -> None:

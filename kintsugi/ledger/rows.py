@@ -1,6 +1,7 @@
 """Records as rows of the ledger's tables, and rows as records. Pure: no database here.
 
-`content` covers a record whole, except `Cost.seconds` and `Episode.seconds`: wall time is the one thing that a repeated episode may change.
+`content` covers a record whole, except `Cost.seconds` and `Episode.seconds`: wall time is the one thing that a repeated
+episode may change.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
 from kintsugi.sandboxes.environments.environment import Reply
 
 OFFICIAL_WORKERS: Final = 2
-LONGEST_COMMAND: Final = 500
-_THINK: Final = re.compile(r"\s*>?\s*think\s*:", re.IGNORECASE)
+LONGEST_ACTION: Final = 1_000
+"""Characters; what stands behind is not read. No command is longer than 60."""
+_THINK: Final = re.compile(r">? ?think ?:", re.IGNORECASE)
 _PUT: Final = re.compile(r"put (.+?) (?:in/on|into|onto|in|on) (\S+ \d+)")
 _SHORT: Final = {
     "place": "pick_and_place_simple", "light": "look_at_obj_in_light", "clean": "pick_clean_then_place_in_recep",
@@ -205,13 +206,14 @@ class AlfworldWorld:
 
     async def act(self, action: str) -> Reply:
         """Any text is answered. Raises WorkerDied when the worker did not survive this very command."""
-        if _THINK.match(action):
+        action = action[:LONGEST_ACTION]
+        if _THINK.match(" ".join(action.split())):
             return Reply(observation="OK.", executions=0)
         if self.over:
             return Reply(observation="The game is over.", executions=0)
         command = action if self.environment.strict else understood(action)
-        answer = await self._ask(command[:LONGEST_COMMAND])
-        self.commands.append(command[:LONGEST_COMMAND])
+        answer = await self._ask(command)
+        self.commands.append(command)
         self.over = bool(answer["done"])
         observation = answer["observation"]
         if self.over:

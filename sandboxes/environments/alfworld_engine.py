@@ -10,7 +10,7 @@ TextWorld loads a 34 MB library for each environment, translates each game twice
 of every turn from the grammar. Here the translator of `fast-downward-textworld` runs once a game, with TextWorld's
 settings; what it makes (variables, operators, axioms) is stepped in this process as bits of one integer, and sentences
 come from `alfworld_text`. So a reset costs nothing, worlds of one game share it, and no library is copied. Equality with
-the shipped engine is under test (`tests/sandboxes/test_alfworld_engine.py`) and measured (`benchmarks/alfworld.py`).
+the shipped engine is under test (`tests/sandboxes/test_alfworld_engine.py`) and measured (`benchmarks/alfworld_games.py`).
 
 `to_plain` and `from_plain` keep a translated game as JSON (a disk cache). Left out: plans; they are the planner's, and
 `solvable` asks it.
@@ -23,8 +23,9 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from kintsugi.errors import DataError, missing_extra
@@ -37,6 +38,12 @@ _SETTINGS: Final = {
     "reorder_variables": False,
 }  # fmt: skip
 """TextWorld's settings of the translator, and no reordering of variables: it would change nothing but their numbers."""
+_PLANNING: Final = {
+    "filter_unimportant_vars": True, "filter_unreachable_facts": True, "use_partial_encoding": True,
+    "skip_variable_reordering": False, "add_implied_preconditions": True, "invariant_generation_max_candidates": 0,
+    "reorder_variables": True,
+}  # fmt: skip
+"""Its settings for the planner."""
 
 Pairs = Sequence[Sequence[int]]
 Fact = tuple[str, tuple[str, ...]]
@@ -263,7 +270,7 @@ def translate(domain: str, problem: str, task: str, grammar: Grammar | None = No
 
 def translated(domain: str, problem: str, task: str) -> dict[str, Any]:
     """What `Game` is made from, as JSON-ready values."""
-    found, sas = _translate(domain, problem)
+    found, sas = _translate(domain, problem, _SETTINGS)
     if len(sas.variables.ranges) < 2:
         raise DataError("this game cannot be won: its goal is out of reach whatever is done")
     types = {one.name: one.type_name for one in found.objects}
@@ -288,32 +295,33 @@ def translated(domain: str, problem: str, task: str) -> dict[str, Any]:
     }
 
 
-def solvable(domain: str, problem: str, load: Callable[[], Any] | None = None) -> list[str] | None:
-    """The planner's plan as ground actions, or None when it finds none. It loads TextWorld's library: slow."""
-    interface = _fast_downward()
-    library = (load or interface.load_lib)()
-    try:
-        sas = io.StringIO()
-        _translate(domain, problem)[1].output(sas)
-        if not library.solve_sas(sas.getvalue().encode(), False):
-            return None
-        plan = (interface.Operator * library.get_last_plan_length())()
-        library.get_last_plan(plan)
-        return [operator.name for operator in plan]
-    finally:
-        if load is None:
-            interface.close_lib(library)
+def solvable(domain: str, problem: str) -> list[str] | None:
+    """The plan of TextWorld's planner as ground actions, or None when it proves that there is none."""
+    library = planner()
+    sas = io.StringIO()
+    _translate(domain, problem, _PLANNING)[1].output(sas)
+    if not library.solve_sas(sas.getvalue().encode(), False):
+        return None
+    plan = (_fast_downward().Operator * library.get_last_plan_length())()
+    library.get_last_plan(plan)
+    return [operator.name for operator in plan]
 
 
-def _translate(domain: str, problem: str) -> tuple[Any, Any]:
+@cache
+def planner() -> Any:
+    """A copy of TextWorld's 34 MB library, loaded once and kept: unloading one that has run can crash the process."""
+    return _fast_downward().load_lib()
+
+
+def _translate(domain: str, problem: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """(task, SAS task) of the translator, whose options are module globals and whose talk goes to stdout."""
     _fast_downward()
     with _arguments(["translate.py", "domain", "task"]):
         from fast_downward.translate import normalize, options, translate
         from fast_downward.translate.pddl_parser import lisp_parser, parsing_functions
-    before = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
+    before = {name: getattr(options, name) for name in settings if hasattr(options, name)}
     try:
-        for name, value in _SETTINGS.items():
+        for name, value in settings.items():
             setattr(options, name, value)
         with contextlib.redirect_stdout(io.StringIO()):
             parsed = [lisp_parser.parse_nested_list(text.split("\n")) for text in (domain, problem)]

@@ -202,9 +202,11 @@ class Expert:
         return f"go to {place}"
 
     def _rank(self, kind: str, place: str) -> tuple[int, int, int]:
-        """Likely places first, then those that need no opening, then as told."""
+        """Likely places first, the target last of them, then those that need no opening, then as told."""
         likely = _PLACES.get(kind, _LAMP_PLACES if kind.endswith("lamp") else ())
-        return int(_kind(place) not in likely), int(_kind(place) in _CLOSED), self.receptacles.index(place)
+        target = self.wish is not None and _kind(place) == self.wish.target
+        closed = _kind(place) in _CLOSED
+        return 2 * (_kind(place) not in likely) + target, int(closed), self.receptacles.index(place)
 
     def _beside(self, place: str) -> str:
         """The way to a receptacle, "" when there."""

@@ -27,7 +27,7 @@ from kintsugi.sandboxes.environments.alfworld_worker import read_game_file
 GAME: Final = "game.tw-pddl"
 _MEND: Final = "`alfworld-download` brings the official folder json_2.1.1; name it with the option data"
 _HELDOUT: Final = ("valid_unseen", "valid_seen")
-_PLACED: Final = re.compile(r"\(\s*receptacleAtLocation\s+(\S+)\s+\S+?\s*\)", re.IGNORECASE)
+_PLACED: Final = re.compile(r"\(\s*receptacleAtLocation\s+([^\s?]\S*)\s+\S+?\s*\)", re.IGNORECASE)
 
 
 def folder_of(data: str | Path, split: str) -> Path | None:

@@ -157,11 +157,9 @@ class Worker:
         return Game(plain, load_grammar())
 
     def close(self) -> None:
-        """Let go of every world and library."""
+        """Let go of every world and game. (A library of the shipped engine goes with its process.)"""
         for world in list(self.worlds):
             self._leave(world)
-        for shipped in self._idle:
-            shipped.close()
         self._idle.clear()
         self._games.clear()
 
@@ -179,7 +177,6 @@ class Shipped:
         except ImportError:
             raise missing_extra("ALFWorld", "alfworld") from None
         self._env: Any = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
-        self._library = self._env.unwrapped.downward_lib
         self.intro, self._admissible = "", []
 
     def load(self, file: Mapping[str, Any]) -> None:
@@ -197,11 +194,6 @@ class Shipped:
 
     def admissible_commands(self) -> list[str]:
         return self._admissible
-
-    def close(self) -> None:
-        from fast_downward import close_lib
-
-        close_lib(self._library)
 
 
 @contextlib.contextmanager

@@ -146,11 +146,11 @@ def _overlap(environment: Environment, num_tasks: int) -> list[str]:
 
 
 async def check_gold(environment: Environment, tasks: Sequence[Task]) -> list[str]:
-    """The gold actions end in success, with reward 1, on the last of them."""
+    """The gold actions end in success, with reward 1, on the last of them; `known_bad` names tasks whose golds do not."""
     failures = []
     for task in tasks:
         gold = await environment.gold(task)
-        if gold is None:
+        if gold is None or task.id in getattr(environment, "known_bad", {}):
             continue
         replies = await play(environment, task, gold)
         if not _won(replies) or len(replies) != len(gold):

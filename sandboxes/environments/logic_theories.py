@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from kintsugi.records import Task, Verdict
@@ -59,6 +60,14 @@ class LogicTheories(RecordTasks, Sandboxed, ProgramEnvironment):
         program = representation_program(**notation) if notation else None
         program = program or program_of(task.payload["context"], task.payload["statement"])
         return None if program is None else (program,)
+
+    def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
+        """The query turned round, or, where that changes nothing, stated as a fact."""
+        head, _, query = gold[-1].rpartition("\n")
+        if task.payload["answer"] == "Unknown":
+            return [[f"{head}\n{query}\nFacts:\n{query}"]]
+        turned = query.replace(", True)", ", #)").replace(", False)", ", True)").replace(", #)", ", False)")
+        return [[f"{head}\n{turned}"]]
 
     async def start(self, task: Task) -> World:
         return AssessedWorld(self, task)

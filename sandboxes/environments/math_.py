@@ -21,7 +21,7 @@ PRM800K's (arXiv 2305.20050). Left out: Asymptote pictures are text here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,6 +161,11 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
         """A program that prints the answer."""
         answer = task.payload["answer"]
         return (f"print({answer if answer.isdigit() and str(int(answer)) == answer else repr(answer)})",)
+
+    def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
+        """The answer with two digits before it, printed and boxed."""
+        wrong = f"71{task.payload['answer']}"
+        return [[f"print({wrong!r})"], [f"\\boxed{{{wrong}}}"]]
 
     # The verdict
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,6 +129,12 @@ class Mbpp(RecordTasks, Sandboxed, ProgramEnvironment):
 
     async def gold(self, task: Task) -> tuple[str, ...]:
         return (task.payload["code"],)
+
+    def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
+        """Every function of the gold defined anew, so that it raises."""
+        defined = re.findall(r"^def (\w+)", gold[-1], re.MULTILINE)
+        broken = [f"def {name}(*_, **__):\n    raise ValueError" for name in defined]
+        return [["\n".join([gold[-1], *broken])]] if broken else []
 
     # The verdict
 

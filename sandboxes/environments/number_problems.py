@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -27,6 +28,14 @@ class NumberProblems(RecordTasks, ProgramOfThought):
     async def gold(self, task: Task) -> tuple[str, ...]:
         """One action: the release's own program or equation when it leads to the answer, else a bare `print`."""
         return (task.payload.get("program") or f"print({task.payload['answer']!r})",)
+
+    def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
+        """Answers that are near and wrong."""
+        answer = task.payload["answer"]
+        if isinstance(answer, str):
+            return [[f"print({'no ' + answer!r})"]]
+        near = [answer + 1, answer + 0.001 if abs(answer) < 1e9 else answer - 1, *([-answer, answer * 10] if answer else [])]
+        return [[f"print({wrong!r})"] for wrong in near]
 
     def find_fault(self, task: Task, action: str) -> Fault | None:
         """The first value that is computed and never used: gentle, as it may be idle on purpose."""

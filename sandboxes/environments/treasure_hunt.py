@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from kintsugi.errors import DataError, nearest
 from kintsugi.records import Task, Verdict
+from kintsugi.sandboxes.environments.about import About
 from kintsugi.sandboxes.environments.environment import Reply
 from kintsugi.sandboxes.environments.printed_number import readable
 
@@ -35,6 +36,9 @@ _TREASURES: Final = {
 }
 _WAYS: Final = {"north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0)}
 _HELP: Final = "You can: look, go north, go east, go south, go west, take THING, put THING, think: TEXT, quit."
+
+
+ABOUT = About(kind="several turns, a text world", metric="the treasure lies in its room at the end")
 
 
 def open_environment(

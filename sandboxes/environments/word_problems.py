@@ -20,8 +20,11 @@ from typing import Any, get_args
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Fault, Task
 from kintsugi.sandboxes.environments import word_problem_generator as generator
+from kintsugi.sandboxes.environments.about import About
 from kintsugi.sandboxes.environments.printed_number import readable
 from kintsugi.sandboxes.environments.program_of_thought import ProgramOfThought, find_program
+
+ABOUT = About(kind="program of thought", metric="|printed number - answer| <= 1e-4")
 
 
 def open_environment(

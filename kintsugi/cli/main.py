@@ -25,6 +25,8 @@ COMMANDS = {
     "episodes": "List, show and export the episodes of a run.",
     "report": "Draw a run's evolution curve and write its page; compare runs.",
     "recipes": "List the bundled recipes, or print one.",
+    "environments": "List environments with data, splits and metric; check one, or your own.",
+    "data": "Fetch an environment's official data, where there is a network.",
     "serve": "Answer the OpenAI protocol with a trained policy.",
     "doctor": "What this machine has, what is missing and how to get it.",
 }

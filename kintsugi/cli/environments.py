@@ -1,0 +1,134 @@
+"""`kintsugi environments`: list what there is to act in, and check one, or one of your own.
+
+In Python: `about(name)`, `conformance.check(environment)`, `gold_self_test.check_golds(environment)`, all in
+`kintsugi.sandboxes.environments`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kintsugi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kintsugi.sandboxes.environments.environment import Environment
+
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="List environments, and check one.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+
+@app.callback(epilog="Example: kintsugi environments   ·   kintsugi environments check svamp --data path/to/SVAMP")
+def list_environments(context: typer.Context, as_json: AsJson = False) -> None:
+    """List environments with their kind, data, splits and metric."""
+    if context.invoked_subcommand is not None:
+        return
+    from kintsugi.sandboxes.environments.about import about
+    from kintsugi.sandboxes.environments.environment import environment_kinds
+
+    said = {name: about(name) for name in sorted(environment_kinds())}
+    if as_json:
+        typer.echo(json.dumps({name: dataclasses.asdict(one) for name, one in said.items()}, indent=1))
+        return
+    for name, one in said.items():
+        typer.echo(f"{name}: {one.kind}")
+        for label, text in (
+            ("metric", one.metric),
+            ("data", one.data),
+            ("splits", ", ".join(one.splits)),
+            ("licence", one.licence),
+            ("needs", f'pip install "kintsugi-agents[{one.extra}]"' if one.extra else ""),
+        ):
+            if text:
+                typer.echo(f"    {label:<8} {text}")
+
+
+@app.command(
+    "check",
+    epilog="Example: kintsugi environments check svamp --data path/to/SVAMP   ·   kintsugi environments check ./mine.py",
+)
+def check_environment(
+    name: Annotated[str, typer.Argument(help="An environment's name, or a Python file with open_environment.")],
+    data: Annotated[str | None, typer.Option("--data", help="Folder in the official schema, or hub.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Another option of the environment.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Whose tasks the suite plays.")] = "train",
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="How many of them.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Run the conformance suite, then the gold self-test over every record.
+
+    Without --data an environment plays its bundled set. Exits with 1 when anything fails.
+    """
+    from kintsugi.sandboxes.environments.conformance import check
+    from kintsugi.sandboxes.environments.gold_self_test import check_golds
+
+    options = {**_options(option or []), **({"data": data} if data is not None else {})}
+    golds = asyncio.run(_closing(_open(name, options), check_golds))
+    environment = _open(name, options)
+    perturb = getattr(environment, "perturbed", None)
+    report = asyncio.run(check(environment, split=split, num_tasks=tasks, perturb=perturb))
+    if as_json:
+        told = {"conformance": dataclasses.asdict(report), "golds": dataclasses.asdict(golds)}
+        typer.echo(json.dumps({"ok": report.ok and golds.ok, **told}, indent=1))
+    else:
+        typer.echo(f"conformance: {report}")
+        typer.echo(f"golds: {golds}")
+        typer.echo("ok" if report.ok and golds.ok else "not ok")
+    if not (report.ok and golds.ok):
+        raise typer.Exit(1)
+
+
+async def _closing(environment: Environment, work: Any) -> Any:
+    try:
+        return await work(environment)
+    finally:
+        await environment.close()
+
+
+def _open(name: str, options: Mapping[str, Any]) -> Environment:
+    from kintsugi.sandboxes.environments.about import about
+    from kintsugi.sandboxes.environments.environment import open_environment
+
+    if not name.endswith(".py"):
+        bundled = {"data": "bundled"} if "data" not in options and about(name).bundled else {}
+        return open_environment(name, {**bundled, **options})
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"expected a Python file with open_environment at {path}, found none")
+    spec = importlib.util.spec_from_file_location(f"kintsugi_checked_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    opens = getattr(module, "open_environment", None)
+    if opens is None:
+        raise ConfigError(f"expected a function open_environment in {path}, found none")
+    try:
+        inspect.signature(opens).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"open_environment in {path} does not take these options: {error}") from error
+    return opens(**options)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`key=value`; a value is read as JSON where it is some."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f'expected --option KEY=VALUE, found "{pair}"')
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

@@ -91,6 +91,31 @@ def test_summary_table(tmp_path: Path) -> None:
     assert "a repair is right 2.00 x as often" in text and "200,000 tokens generated" in text
 
 
+def test_only_what_the_table_has_is_explained(tmp_path: Path) -> None:
+    """Without repairs, no column, no line and no sentence speaks of them."""
+
+    def told(name: str, *left_out: str) -> tuple[str, str]:
+        folder = make_run(tmp_path / name)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            for key in left_out:
+                line.pop(key, None)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return summary(folder), write_report(folder).read_text(encoding="utf-8")
+
+    repair, fresh = ("repairs", "repairs_right"), ("fresh", "fresh_right")
+    for text in told("both"):
+        assert "* champion; repair, fresh: % of tries at unsolved tasks that were right" in text
+    for text in told("repair", *fresh):
+        assert "* champion; repair: % of tries" in text and "fresh" not in text
+    for text in told("neither", *repair, *fresh):
+        assert "* champion" in text and "repair" not in text and "fresh" not in text
+    empty = make_run(tmp_path / "empty", [], [])
+    assert "champion" not in summary(empty)
+    alone = write_report(make_run(tmp_path / "alone", MAIN[:3], [])).read_text(encoding="utf-8")
+    assert "dashed" not in alone and "hollow" not in alone and "<th>control</th>" not in alone
+
+
 def test_numbers_for_json(tmp_path: Path) -> None:
     found = json.loads(json.dumps(as_dict(make_run(tmp_path / "demo-0"))))
     assert found["finished"] and found["champion"]["round"] == 4 and len(found["control"]) == 5

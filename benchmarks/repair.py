@@ -4,7 +4,7 @@
 
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, and, apart from them, one fresh sample after another until
-one is right; at most 6 of each. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
+one is right; at most 4 of each. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
 and how many of these tasks are rescued at equal generated tokens, and at equal processed tokens (context run through the
 model, plus generated).
 """
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--worth", type=int, default=3, help="token budget of an unsolved task, in fresh attempts")
+    parser.add_argument("--worth", type=int, default=2, help="token budget of an unsolved task, in fresh attempts")
     parser.add_argument("--out", type=Path, default=Path("runs/repair"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()

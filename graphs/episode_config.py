@@ -22,6 +22,8 @@ class RepairConfig(StrictConfig):
     form: "rewrite" (a new program in one go), "rollback" (go on from the first line the environment objects to),
         "again" (multi-turn: a reflection, then a new attempt from the start).
     sees: "attempt" (ENVISIONS) or "feedback" (the attempt and what the environment said of it; Re-ReST).
+    redraws: a rollback that begins with the very line objected to is ended there and drawn again, at most so often (its
+        tokens count); not for a repairer that sees no feedback.
     rounds: repairs in a row, at most. budget: repairs of an unsolved task (only with on = "unsolved").
     fresh: for an unsolved task, also draw fresh samples of the actor: "none"; "pooled" (they join the pool: the
         more-sampling baseline); "measured" (a yardstick for the repair: on record, in no pool).
@@ -31,6 +33,7 @@ class RepairConfig(StrictConfig):
     on: Literal["failures", "all", "unsolved"] = "failures"
     form: Literal["rewrite", "rollback", "again"] = "rewrite"
     sees: Literal["attempt", "feedback"] = "feedback"
+    redraws: int = Field(default=2, ge=0)
     rounds: int = Field(default=1, ge=0)
     budget: int = Field(default=4, ge=0)
     fresh: Literal["none", "pooled", "measured"] = "none"

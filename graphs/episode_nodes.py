@@ -158,20 +158,33 @@ class _Repairer:
         again = self.cast.repair.form == "again"
         attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
         keep = state["plan"].get("keep") if not state["attempts"] else None
-        request, kept = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
+        request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
         sampling = _seeded(role.sampling, state, attempt)
         request = dataclasses.replace(request, sampling=sampling, key=_key(state, attempt))
-        completion, attempt = await _ask(role, request, attempt)
+        completion, attempt = await self._draw(role, request, attempt, fault)
+        kept = fault.kept if fault else ""
         if again:
             return _went(state, self.name, _add(attempt, Critique(text=completion.text, author=self.name)))
         action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, (), first=True))
         return _went(state, self.name, _add(attempt, action))
 
+    async def _draw(self, role: Role, request: Request, attempt: Attempt, fault: Fault | None) -> tuple[Completion, Attempt]:
+        """The repair; one that begins with the very line objected to ends there and is drawn again (`repair.redraws`)."""
+        told = fault is not None and self.cast.repair.sees == "feedback"
+        for number in range(self.cast.repair.redraws if told else 0):
+            assert fault is not None
+            stop = (*request.sampling.stop, f"{fault.bad}\n") if fault.bad else request.sampling.stop
+            draw = dataclasses.replace(request.sampling, stop=stop, seed=request.sampling.seed ^ (number + 1))
+            completion, attempt = await _ask(role, dataclasses.replace(request, sampling=draw), attempt)
+            if completion.text and completion.text.split("\n", 1)[0] != fault.bad:
+                return completion, attempt
+        return await _ask(role, request, attempt)
+
 
 def repair_request(
     prompt: Prompt, repair: RepairConfig, task: str, failed: Trajectory, keep: str | None = None
-) -> tuple[Request, str]:
-    """What the repairer is asked about a failed attempt, and the kept text that its answer goes on from.
+) -> tuple[Request, Fault | None]:
+    """What the repairer is asked about a failed attempt, and (in a rollback) where its answer goes on from.
 
     keep: the beginning to keep in a rollback; None keeps what stands before the located fault.
     The same for sampling a repair and for training one (`training.rows`), so that the two never differ.
@@ -181,9 +194,9 @@ def repair_request(
         fault = (failed.fault if repair.sees == "feedback" else None) or blind_fault(failed)
         if keep is not None and keep != fault.kept:
             fault = Fault(kept=keep, bad=failed.text[len(keep) :].split("\n", 1)[0], note="wrong")
-        return rollback_request(prompt, task, transcript(failed), fault, memory), fault.kept
+        return rollback_request(prompt, task, transcript(failed), fault, memory), fault
     feedback = failed.feedback if repair.sees == "feedback" else ""
-    return Request(messages=prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)), ""
+    return Request(messages=prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)), None
 
 
 def rollback_request(prompt: Prompt, task: str, attempt: str, fault: Fault, memory: str = "") -> Request:

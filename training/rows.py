@@ -98,11 +98,12 @@ class Rows:
         chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
         own = chosen.parent_id == rejected.id
         keep = chosen.actions[0].prefill if own and self.repair.form == "rollback" else None
-        request, kept = repair_request(self.repairer, self.repair, _opening(rejected), rejected, keep)
+        request, place = repair_request(self.repairer, self.repair, _opening(rejected), rejected, keep)
         if self.repair.form == "again":
             answer = self._reflection(chosen) if own else ()
         elif own:
             tokens = chosen.actions[0].tokens
+            kept = place.kept if place else ""
             answer = tokens.completion_ids if tokens else self.chat.completion_ids(chosen.actions[0].text[len(kept) :])
         elif self.repair.form == "rollback":
             fault, rest = rollback_cut(rejected, chosen, blind=self.repair.sees == "attempt")

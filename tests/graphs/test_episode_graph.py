@@ -89,6 +89,24 @@ def test_rollback_keeps_the_lines_before_the_fault() -> None:
     assert action.tokens.completion_ids == (*completion.encode(), 256)
 
 
+def test_a_repair_that_repeats_the_bad_line_is_drawn_again() -> None:
+    """At most `redraws` times, each with a seed of its own; its tokens are paid; the last one stands as it is."""
+    environment, task, right, _ = one_problem()
+    bad, fault, completion = environment.scripted_repair(task, random.Random(1))
+    again = f"{fault.bad}\nprint(1)"
+    for repeats, redraws, text in ((2, 2, right), (1, 2, right), (3, 2, fault.kept + again), (1, 0, fault.kept + again)):
+        policy = ScriptedPolicy([bad, *[again] * repeats, completion], byte_tokens=True)
+        repair = {**SELF, "form": "rollback", "redraws": redraws}
+        (episode,) = played(cast_of(policy, environment, prompts="bare", repair=repair), plan_of(task))
+        (_, mended), asked = episode.trajectories, policy.requests[1:]
+        assert mended.text == text and len(asked) == min(repeats, redraws) + 1
+        assert len({one.sampling.seed for one in asked}) == len(asked)
+        ended = [f"{fault.bad}\n" in one.sampling.stop for one in asked]
+        assert ended == [number < redraws for number in range(len(asked))], "only what may be drawn again is ended early"
+        tokens = mended.actions[0].tokens
+        assert tokens and mended.cost.processed_tokens == len(asked) * len(tokens.context_ids), "every draw is paid"
+
+
 def test_blind_rollback_goes_on_from_a_line_of_its_own() -> None:
     environment, task, _, _ = one_problem()
     bad = environment.scripted_repair(task, random.Random(1))[0]

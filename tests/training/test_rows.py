@@ -148,7 +148,8 @@ def test_a_repair_row_is_what_the_refiner_was_fed(chat: ChatTokens, form: str, s
     start = Request(messages=as_messages(("user", "Ann?")))
     wrong = tried(chat, "0a", WRONG, start, right=False, fault=FAULT, feedback="b = a + 70 # 70 not in question")
     builder = rows(chat, form=form, sees=sees, prompts=prompts)
-    asked, kept = repair_request(builder.repairer, builder.repair, "Ann?", wrong)
+    asked, place = repair_request(builder.repairer, builder.repair, "Ann?", wrong)
+    kept = place.kept if place else ""
     answer = RIGHT if RIGHT.startswith(kept) else kept + RIGHT
     own = tried(chat, "0b", answer, asked, kept=kept, parent_id="0a", stage="refine")
     other = tried(chat, "0c", RIGHT, start)

@@ -171,7 +171,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_only_unsolved_tasks_are_repaired() -> None:
-    repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 3, "fresh": "measured"}
+    repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 3, "fresh": "measured", "redraws": 0}
     found = explore(policy=Sayer(mends=2), repair=repair)
     extra = [one for one in found if one.sample >= FIRST_EXTRA]
     assert len(found) == 8 + len(extra) and {one.task_id for one in extra} == {"1", "3"}
@@ -187,7 +187,7 @@ def test_only_unsolved_tasks_are_repaired() -> None:
 
 def test_a_failed_repair_is_repaired_in_turn() -> None:
     """The second repair goes on from the first one, where that got further than the samples did."""
-    repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 2}
+    repair = {"who": "self", "on": "unsolved", "form": "rollback", "budget": 2, "redraws": 0}
     found = explore(policy=Sayer(mends=2), repair=repair)
     attempts = {one.id: one for episode in found for one in episode.trajectories}
     second = next(e.trajectories[0] for e in found if e.task_id == "1" and e.sample == FIRST_EXTRA + 1)

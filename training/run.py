@@ -108,7 +108,8 @@ async def _go_on(recipe: Recipe, run: RunFolder, watch: Watch) -> RunResult:
         troupe = Troupe(recipe)
         stages = Stages(recipe, run, ledger, troupe, run_id=run_id, watch=watch)
         try:
-            start = RoundState(round=0, rounds=recipe.rounds, path=[])
+            empty = {"champion": "", "versions": {}, "datasets": {}, "trained": {}, "path": []}
+            start = RoundState(round=0, rounds=recipe.rounds, **empty)
             with _plain_errors(run):
                 state = await run_rounds(stages.table(), start, run.rounds, run_id)
             return _result(run, ledger, run_id, state)

@@ -1,8 +1,10 @@
 """Where actions land: the sandboxes that run programs nobody has read yet.
 
-`sandbox.py` holds the records, the protocol and `open_sandbox`; `local_sandbox.py` runs programs in warm worker
-processes on this machine; `worker.py` and `confinement.py` are what runs inside such a worker, standard library only,
-so that the same two files can be mounted in a container; `conformance.py` is the proof that every backend must pass.
+`sandbox.py` holds the records, the protocol and `open_sandbox`; `docker_sandbox.py` and `local_sandbox.py` are the
+backends, `worker_pool.py` what they share. `worker.py` is what runs inside, with the files that travel with it
+(`worker.TRAVELLERS`, standard library only): `child.py` runs a program, `judging.py` its tests in a process of their own,
+`confinement.py` and `namespaces.py` take rights away, `watching.py` holds the limits. `conformance.py` and `battery.py`
+are the proofs that every backend must pass. `docs/sandboxes.md` says what holds where.
 
     from kintsugi.sandboxes.sandbox import open_sandbox
 

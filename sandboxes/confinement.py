@@ -1,6 +1,6 @@
 """What a worker's child gives up before it runs a program: its uid, most files, many system calls. Linux only.
 
-    confinement = strongest("auto", Ground(folder="/tmp/slot"))   # once, in the worker; proves itself in a forked child
+    confinement = strongest("auto", Ground("/tmp/slot/run"))   # once, in the worker; proves itself in a forked child
     confinement.apply()                                           # in each child, last thing before the program
 
 Travels beside `worker.py` and, like it, imports the standard library only (it runs with `-I -S`, maybe in a
@@ -33,7 +33,7 @@ class Ground(NamedTuple):
     """Where programs run and what they may read."""
 
     folder: str
-    """The worker's folder; programs write below it and nowhere else."""
+    """The program's folder: it writes below it and nowhere else."""
     files: tuple[str, ...] = ()
     """Shared libraries that the standard library needs."""
     container: bool = False
@@ -42,8 +42,9 @@ class Ground(NamedTuple):
     def readable(self) -> list[tuple[str, int]]:
         """Paths and Landlock's rights on them."""
         if self.container:
-            names = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
-            return [(path, _READ) for path in names if os.path.realpath(path) != self.folder]
+            names = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys", "dev", "etc")]
+            names += [f"/etc/{name}" for name in os.listdir("/etc") if name not in _ENGINE_FILES]
+            return [(path, _READ) for path in names if not self.folder.startswith(path + os.sep)]
         found = [(path, 1 << 2) for path in self.files]
         for folder in filter(os.path.isdir, sys.path):
             found.append((folder, 1 << 3))
@@ -59,6 +60,7 @@ _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR; EXECUTE (1 << 0) is granted nowh
 _WRITE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 ZONES = "/usr/share/zoneinfo"
+_ENGINE_FILES = ("hosts", "hostname", "resolv.conf", "mtab", "shadow", "gshadow")  # in /etc; some tell of the host
 
 # name: (x86-64, arm64); 0 where an architecture has none (0 is never meant: read and io_setup stay open).
 _REFUSED = """
@@ -244,7 +246,7 @@ def _proof(confinement: Confinement) -> None:
     """Apply it here and try: raises when it does not hold or breaks plain programs. Runs in a forked child."""
     confinement.apply()
     folder = confinement.ground.folder
-    probe = os.path.join(folder, "run", "probe")
+    probe = os.path.join(folder, "probe")
     with open(probe, "w") as file:
         file.write("x")
     os.unlink(probe)
@@ -292,7 +294,7 @@ def strongest(wanted: str, ground: Ground, seed: int) -> Confinement:
                 refusals.append(f"{rung}: {error}")
                 continue
             if uid is not None:
-                os.chown(os.path.join(ground.folder, "run"), uid, uid)
+                os.chown(ground.folder, uid, uid)
             if _proves(confinement):
                 return confinement
             refusals.append(f"{rung} as uid {uid}: did not hold when tried")

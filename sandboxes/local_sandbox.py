@@ -15,6 +15,7 @@ names and sizes of host files (their content is out of reach).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -104,24 +105,31 @@ class LocalWorker(WorkerLine):
             self.process.kill()
             self.process.wait()
         self._errors.close()
-        _kill_orphans(str(self.folder))
+        _kill_orphans(f"{self.folder}\0")  # the zero: worker-1 is not worker-12
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _processes_of(folder: str) -> list[int]:
+    """Keepers, workers and forks of workers: all carry the command line, in which the folder is unique."""
+    found: list[int] = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if folder.encode() in file.read():
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
 def _kill_orphans(folder: str) -> None:
-    """Kill what a dead keeper left: forks of it carry its command line, in which `folder` is unique."""
+    """Kill what a dead keeper left."""
     for _ in range(20):
-        found = False
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    if folder.encode() not in file.read().split(b"\0"):
-                        continue
-                os.kill(int(name), signal.SIGKILL)
-                found = True
-                os.waitpid(int(name), os.WNOHANG)  # ours only when this process is process 1 or a subreaper
-            except OSError:
-                continue
+        found = _processes_of(folder)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)  # ours only when this process is process 1 or a subreaper
         if not found:
             return
 
@@ -164,6 +172,11 @@ class LocalSandbox(WorkerPool):
             self._serial += 1
             serial = self._serial
         return LocalWorker(self._folder / f"worker-{serial}", self._settings)
+
+
+    def count_processes(self) -> int:
+        """Processes that belong to this sandbox now: keepers, workers and whatever programs have left."""
+        return len(_processes_of(str(self._folder)))
 
 
 def _room(needed_mb: float) -> str | None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 PAGE = resource.getpagesize()
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SLOW_MACHINE = 3.0  # a program that waits for a core gets at most this many times its wall limit
+DEEPEST, MANY = 256, 100_000
 CHILDREN_LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
@@ -29,7 +30,7 @@ class Place(NamedTuple):
     """Where programs run."""
 
     folder: str
-    """The worker's folder; everything in it is the program's."""
+    """The program's folder; everything in it is the program's."""
     launcher: int
     """Descriptor whose hang-up says that the launcher has gone."""
     own_resident: int
@@ -139,7 +140,7 @@ class Watch:
         elif max(threads, len(family)) > limits["processes"]:
             self.kill("error", f"stopped: more than {limits['processes']} processes and threads")
         elif written > limits["files_mb"] * (1 << 20) or entries > 256 * limits["files_mb"]:
-            self.kill("error", f"stopped: its files are larger than {limits['files_mb']} MiB")
+            self.kill("error", f"stopped: its files are more or larger than {limits['files_mb']} MiB allow")
         elif now - self.started >= limits["wall_s"]:
             late = now - self.started - limits["wall_s"]
             if late >= self._waited() or now - self.started >= SLOW_MACHINE * limits["wall_s"]:
@@ -279,16 +280,19 @@ def empty(folder: str) -> None:
 
 
 def folder_size(folder: str) -> tuple[int, int]:
-    """Bytes on disk and number of entries below `folder`."""
-    total, entries, pending = 0, 0, [folder]
-    while pending and entries < 100_000:
+    """Bytes on disk and number of entries below `folder`; very many entries where folders lie deeper than `DEEPEST`."""
+    total, entries, pending = 0, 0, [(folder, 0)]
+    while pending and entries < MANY:
+        path, depth = pending.pop()
+        if depth > DEEPEST:  # each look would walk the whole path again
+            return total, MANY
         try:
-            with os.scandir(pending.pop()) as found:
+            with os.scandir(path) as found:
                 for entry in found:
                     entries += 1
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
+                        pending.append((entry.path, depth + 1))
         except OSError:
             continue  # it went away while we looked
     return total, entries

@@ -82,6 +82,10 @@ def reachable_library() -> None:
         if os.path.isdir(folder) and not all(os.stat(parent).st_mode & stat.S_IXOTH for parent in parents):
             descriptor = os.open(folder, os.O_PATH)
             sys.path[index] = f"/proc/self/fd/{descriptor}"
+            for module in [*sys.modules.values()]:  # packages loaded by now look for the rest of themselves
+                for place, path in enumerate(getattr(module, "__path__", ())):
+                    if path.startswith(folder + os.sep):
+                        module.__path__[place] = sys.path[index] + path.removeprefix(folder)
 
 
 def warm_up(packages: dict[str, str]) -> None:
@@ -105,20 +109,19 @@ class Worker:
         self.null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1):
             os.dup2(self.null, standard)
-        os.makedirs(self.run_folder, exist_ok=True)
+        os.mkdir(self.run_folder, 0o700)
         self.first_descriptor = 3
         for path in (path for path in sys.path if path.startswith("/proc/self/fd/")):
             self.first_descriptor = max(self.first_descriptor, int(path.rpartition("/")[2]) + 1)
-        ground = confine.Ground(self.folder, tuple(settings.files), settings.container)
+        ground = confine.Ground(self.run_folder, tuple(settings.files), settings.container)
         self.confinement = confine.strongest(settings.rung, ground, seed)
         with open("/proc/self/statm") as file:
             mapped, resident = (int(word) * resource.getpagesize() for word in file.read().split()[:2])
         self.own_bytes = mapped  # what an empty program already maps
-        self.place = Place(self.folder, self.input, resident)
+        self.place = Place(self.run_folder, self.input, resident)
         self.first_of_world = os.getpid() == 1
         self.files_mb = settings.files_mb if settings.rung == confine.NAMESPACES else 0.0
         self.other_processes = self._other_processes()
-        os.rmdir(self.run_folder)
 
     def _other_processes(self) -> int | None:
         """Threads that the program's uid has already: RLIMIT_NPROC counts them too. None: it would count others.
@@ -160,9 +163,6 @@ class Worker:
         if self.files_mb and self.files_mb != limits["files_mb"]:
             self.files_mb = limits["files_mb"]
             namespaces.resize(int(self.files_mb) + 1)
-        os.mkdir(self.run_folder, 0o700)
-        if self.confinement.uid is not None:
-            os.chown(self.run_folder, self.confinement.uid, self.confinement.uid)
         stdin = self._stdin(request["stdin"].encode("utf-8", "surrogatepass"))
         pipes = [os.pipe() for _ in range(3)]  # standard output, standard error, report
         nonce = os.urandom(12).hex().encode()
@@ -184,7 +184,8 @@ class Worker:
             watch.drain()
         finally:
             watch.close()
-        empty(self.folder)
+        os.chmod(self.run_folder, 0o700)  # it was the program's
+        empty(self.run_folder)
         return watch.answer(nonce)
 
     def _stdin(self, text: bytes) -> int:

@@ -70,9 +70,9 @@ class WorkerLine(ABC):
     def kill(self) -> None:
         """End it at once; `close` follows."""
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Send the settings and hear the hello."""
-        self.hello = self.ask([settings], START_S)
+    def begin(self, *frames: dict[str, Any]) -> None:
+        """Send the settings, and what must go before them, and hear the hello."""
+        self.hello = self.ask(frames, START_S)
 
     def ask(self, frames: Sequence[dict[str, Any]], patience_s: float) -> dict[str, Any]:
         """Send `frames`, hear one answer; or WorkerFailed."""

@@ -1,0 +1,150 @@
+"""Programs that use up a machine: disk, memory, processes, open files, output, time. See `hostile_programs.py`."""
+
+from __future__ import annotations
+
+from kintsugi.sandboxes.hostile_programs import programs
+
+BOMBS = programs(r"""
+#### fills_its_folder | filling | files_size | stopped
+for n in range(10**6):
+    with open(f'f{n}', 'wb') as f: f.write(bytes(2**20))
+
+#### one_large_file | filling | files_size | stopped
+f = open('f', 'wb')
+while True: f.write(bytes(2**20))
+
+#### sparse_file | filling | files_size | ok error
+f = open('f', 'wb')
+tries('sparse', lambda: f.truncate(2**40))
+f.seek(2**40)
+tries('seek', lambda: (f.write(b'x'), f.flush()))
+
+#### empty_files | filling | files_size | stopped
+n = 0
+while True:
+    open(f'{n:0200}', 'w').close(); n += 1
+
+#### deep_folders | filling | files_size | stopped
+while True:
+    os.mkdir('d'); os.chdir('d')
+
+#### shared_memory | filling | memory | any
+for name in range(64):
+    f = libc.memfd_create(b'm', 0)
+    if f >= 0: os.truncate(f, 2**28); os.write(f, bytes(2**26)); print('BREACH memfd')
+    s = libc.shmget(name + 1, 2**26, 0o1600)
+    if s >= 0: print('BREACH shmget')
+    tries('shm', lambda: os.write(os.open(f'/dev/shm/k{name}', os.O_CREAT | os.O_RDWR), bytes(2**26)))
+    break
+
+#### output_flood | filling | output | output
+while True: print('x' * 1000)
+
+#### error_flood | filling | output | output
+while True: os.write(2, b'x' * 65536)
+
+#### output_of_children | filling | output | output
+for _ in range(4): os.fork()
+while True: os.write(1, b'x' * 4096)
+
+#### pipes | filling | memory | stopped
+p = []
+while True:
+    a, b = os.pipe(); p += [a, b]; os.set_blocking(b, False); os.write(b, bytes(65536))
+    if len(p) > 300: print('BREACH pipes')
+
+#### list_bomb | memory | memory | memory
+x = []
+while True: x.append(bytes(10**6))
+
+#### huge_list | memory | memory | memory
+x = [0] * 10**10
+
+#### mapped_memory | memory | memory | stopped
+import mmap
+m = []
+while True:
+    m.append(mmap.mmap(-1, 2**24)); m[-1].write(bytes(2**24))
+
+#### memory_in_children | memory | memory | stopped
+import time
+for _ in range(3): os.fork()
+x = bytearray(os.urandom(2**20) * 60)
+time.sleep(9)
+
+#### compressed_bomb | memory | memory | memory timeout
+import zlib
+c = zlib.compressobj(9)
+d = b''.join(c.compress(bytes(2**24)) for _ in range(32)) + c.flush()
+len(zlib.decompress(d))
+
+#### deep_recursion | memory | memory | error memory timeout
+sys.setrecursionlimit(10**9)
+class A:
+    def __repr__(self): return repr(self)
+repr(A())
+
+#### wild_pointer | memory | memory | error
+ctypes.string_at(1)
+
+#### fork_bomb | processes | processes | stopped
+while True:
+    try: os.fork()
+    except OSError: pass
+
+#### session_bomb | processes | processes | stopped
+while True:
+    try:
+        if os.fork() == 0: os.setsid()
+    except OSError: pass
+
+#### thread_bomb | processes | processes | stopped
+import threading, time
+while True:
+    try: threading.Thread(target=time.sleep, args=(9,)).start()
+    except RuntimeError: time.sleep(0.01)
+
+#### open_file_bomb | processes | processes | any
+f = []
+try:
+    while True: f.append(os.open('/dev/null', os.O_RDONLY))
+except OSError: pass
+if len(f) > 300: print('BREACH', len(f))
+
+#### busy_loop | time | cpu_time | timeout
+while True: pass
+
+#### ignores_signals | time | wall_time | timeout
+import signal, time
+for s in range(1, 65):
+    try: signal.signal(s, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+while True: time.sleep(60)
+
+#### busy_and_deaf | time | cpu_time | timeout
+import signal
+for s in (1, 2, 15, signal.SIGXCPU): signal.signal(s, signal.SIG_IGN)
+while True: pass
+
+#### busy_in_c | time | cpu_time | timeout
+import re
+re.match('(a*)*$', 'a' * 64 + 'b')
+
+#### busy_children | time | cpu_time | timeout
+for _ in range(3): os.fork()
+while True: pass
+
+#### stops_itself | time | wall_time | timeout
+import signal
+os.kill(os.getpid(), signal.SIGSTOP)
+
+#### waits_for_input | time | wall_time | timeout
+r, w = os.pipe()
+os.read(r, 1)
+
+#### endless_goodbye | time | cpu_time | timeout
+import atexit
+@atexit.register
+def again():
+    while True: pass
+""")

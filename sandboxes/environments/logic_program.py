@@ -91,7 +91,7 @@ class LogicProgram:
 
     @property
     def predicates(self) -> list[str]:
-        """In the order of their first mention; an atom's number is its place here."""
+        """In the order of their first mention, the query's last; an atom's number is its place here."""
         return list(dict.fromkeys(atom.predicate for atom in self._atoms()))
 
     @property
@@ -101,11 +101,10 @@ class LogicProgram:
         return list(dict.fromkeys(named))
 
     def _atoms(self) -> Iterator[Atom]:
-        yield self.query
+        """The query last: programs that differ in their query alone then have the same rules for clingo."""
         yield from self.facts
-        for rule in self.rules:
-            yield from rule.conditions
-            yield from rule.conclusions
+        yield from self._rule_atoms()
+        yield self.query
 
     def rules_text(self, *, closed: bool) -> str:
         """Facts and rules for clingo. The same for programs that differ in their comments or their names alone."""
@@ -141,7 +140,8 @@ class LogicProgram:
     def _label(self, atoms: set[tuple[int, ...]], closed: bool) -> Label:
         names = {name: number for number, name in enumerate(self.names)}
         rest = tuple(names[argument] for argument in self.query.arguments)
-        positive, negative = (0, 1, *rest) in atoms, (0, 0, *rest) in atoms  # the query's predicate is number 0
+        number = self.predicates.index(self.query.predicate)
+        positive, negative = (number, 1, *rest) in atoms, (number, 0, *rest) in atoms
         if closed:
             return "True" if positive == self.query.truth else "False"
         holds, fails = (positive, negative) if self.query.truth else (negative, positive)

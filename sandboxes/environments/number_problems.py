@@ -34,7 +34,7 @@ class NumberProblems(RecordTasks, ProgramOfThought):
         answer = task.payload["answer"]
         if isinstance(answer, str):
             return [[f"print({'no ' + answer!r})"]]
-        near = [answer + 1, answer + 0.001 if abs(answer) < 1e9 else answer - 1, *([-answer, answer * 10] if answer else [])]
+        near = [answer + 1, answer + 0.001 if abs(answer) < 1e9 else answer - 1]
         return [[f"print({wrong!r})"] for wrong in near]
 
     def find_fault(self, task: Task, action: str) -> Fault | None:

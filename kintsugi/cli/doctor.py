@@ -2,7 +2,8 @@
 
 `examine()` is the same in Python: a list of findings. Nothing heavy is imported: versions come from the packages'
 metadata, the GPU from nvidia-smi, the Docker engine from its socket. Extras are read from this package's own metadata,
-so a new one needs no line here. Not here: measuring speed.
+so a new one needs no line here. `--sandbox` is another table, of what the
+sandboxes hold (`sandbox_table.py`). Not here: measuring speed.
 """
 
 from __future__ import annotations
@@ -52,9 +53,20 @@ class Finding:
     mend: str = ""
 
 
-@app.command(epilog="Example: kintsugi doctor --json")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False) -> None:
-    """Say what this machine has, what is missing and how to get it."""
+@app.command(epilog="Example: kintsugi doctor --sandbox --json")
+def doctor(
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Run hostile programs in every sandbox that opens here; exit 1 on a breach.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Say what this machine has, what is missing and how to get it; with --sandbox, prove what its sandboxes hold."""
+    if sandbox:
+        from kintsugi.cli import sandbox_table
+
+        found = sandbox_table.examine_sandboxes()
+        typer.echo(json.dumps(found, indent=2) if as_json else sandbox_table.table(found))
+        raise typer.Exit(0 if sandbox_table.all_held(found) else 1)
     findings = examine()
     typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2) if as_json else table(findings))
 
@@ -219,7 +231,7 @@ def _sandbox() -> Finding:
     from kintsugi.errors import KintsugiError
     from kintsugi.sandboxes.sandbox import GUARANTEES, open_sandbox
 
-    mend = "Linux 5.13 or later with Landlock, or a Docker engine, isolates programs; see the README on sandboxes"
+    mend = "Linux 5.13 or later with Landlock, or a Docker engine, isolates programs; see docs/sandboxes.md"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -86,7 +86,7 @@ def test_a_thousand_odd_actions_all_get_a_verdict(kind: str) -> None:
 def test_the_pages_transcript_is_what_happens(kind: str) -> None:
     needs(kind)
     page = (ROOT / "docs" / "environments" / f"{kind}.md").read_text(encoding="utf-8")
-    shown = page.partition("```text\n")[2].partition("\n```")[0]
+    shown = page.partition("````text\n")[2].partition("\n````")[0]
     said = re.findall(r"^(?:actor|reflector):\n((?:  .*\n|\n(?=  ))*)", shown + "\n", re.MULTILINE)
     first, second = ("\n".join(line[2:] for line in text.rstrip("\n").split("\n")) for text in said)
     task_id = re.match(r"task (\S+):", shown)

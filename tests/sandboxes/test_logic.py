@@ -236,7 +236,8 @@ def test_a_machine_without_clingo_says_which_extra_brings_it(monkeypatch: pytest
 def test_english_becomes_a_program() -> None:
     context = (
         "The bald eagle chases the cow. Anne is not round. Big, kind people are not rough. All red things are big. "
-        "If someone is nice and not red and they see the cow then they are quiet. If the cow does not need Anne then it is red."
+        "If someone is nice and not red and they see the cow then they are quiet. "
+        "If the cow does not need Anne then it is red."
     )
     assert program_of(context, "The cow does not chase the bald eagle.") is None  # needs Anne: a name without `the`
     program = program_of(context.replace("need Anne", "need the dog"), "The cow does not chase the bald eagle.")

@@ -202,7 +202,7 @@ class PlaySession:
         """Say `text` (an action, or a reflection) in place of whoever's turn it is, or of what was just proposed."""
         async with self._busy:
             here = self.point
-            if here.proposal is not None:
+            if here.proposal is not None and not self.waits:
                 return await self._change(here, text)
             self._check_going_on()
             if here.next == "environment":
@@ -210,6 +210,13 @@ class PlaySession:
             with self._seat.saying(text):
                 state = await self._nodes[here.next](here.state)
             return await self._write(here, by_person(state, text), here.next, by="human")
+
+    async def edit(self, text: str) -> Point:
+        """Change what was just said, an action or a reflection, before anybody answers it."""
+        async with self._busy:
+            if self.point.proposal is None:
+                raise ConfigError("there is nothing to edit here: step to the agent first, or type what to say")
+            return await self._change(self.point, text)
 
     async def again(self) -> Point:
         """Ask the policy anew for what it just proposed, with another seed. The first proposal stays a line of its own."""

@@ -176,12 +176,12 @@ def _list(folder: Path, as_json: bool) -> None:
     if not found:
         typer.echo(f"no sessions in {folder}: kintsugi play treasure_hunt begins one")
         return
-    typer.echo(f"{'session':<8} {'used (UTC)':<11} {'environment':<14} {'task':<14} {'policy':<8} stands")
+    typer.echo(f"{'session':<7} {'used (UTC)':<11} {'environment':<13} {'task':<12} {'policy':<8} stands")
     for info in found:
         ended = "over: " + ", ".join(info.stops) if not info.next else f"turn {info.turns}, {info.next} next"
         kind = {"transformers": "model"}.get(info.policy, info.policy)
         used = info.updated[5:16].replace("T", " ")
-        line = f"{info.id:<8} {used:<11} {info.environment[:14]:<14} {info.task_id[:14]:<14} {kind[:8]:<8} {ended}"
+        line = f"{info.id:<7} {used:<11} {info.environment[:13]:<13} {info.task_id[:12]:<12} {kind[:8]:<8} {ended}"
         typer.echo(line if len(line) <= 80 or not sys.stdout.isatty() else line[:79] + "…")
 
 

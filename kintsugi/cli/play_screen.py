@@ -85,8 +85,8 @@ class Screen:
 
     def _begin(self, fresh: bool) -> None:
         session = self.session
-        head = f"{session.config.environment.name} · {session.task.id} · {session.actor} acts · session {session.id}"
-        self._line(head, "bold")
+        head = f"session {session.id} · {session.config.environment.name} · {session.task.id} · {session.actor} acts"
+        self._line(head if len(head) <= 80 else f"{head[:79]}…", "bold")
         self._line("Enter goes on, text is said instead, :help, Ctrl-C leaves (all is saved)", "dim")
         if fresh or session.point.number == 0:
             opening = self.runner.run(session.opening()) if session.waits else session.task.prompt
@@ -103,8 +103,8 @@ class Screen:
         """Do what a line says."""
         if line.startswith(":") and not line.startswith("::"):
             word, _, rest = line[1:].strip().partition(" ")
-            full = next((name for name in COMMANDS if word and name.startswith(word)), word)
-            if full not in COMMANDS:
+            full = word if word in COMMANDS else next((name for name in COMMANDS if word and name.startswith(word)), "")
+            if not full:
                 raise ConfigError(f'no command is called ":{word}": {nearest(word, COMMANDS)}')
             getattr(self, f"_do_{full}")(rest.strip())
         elif line.strip():
@@ -180,7 +180,9 @@ class Screen:
         if not rest and not self.typed:
             raise ConfigError("expected :edit TEXT: without a terminal there is no editor")
         edited = _editor if "\n" in proposal.text else _prefilled
-        self._say(self._rest_of(rest) if rest else edited(proposal.text))
+        text = self._rest_of(rest) if rest else edited(proposal.text)
+        self._show(self.runner.run(self.session.edit(text)))
+        self.runner.run(self.session.go(self._show))
 
     def _do_again(self, rest: str) -> None:
         self._show(self.runner.run(self.session.again()))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import sys
+from dataclasses import replace
 from typing import TypedDict
 from xml.etree import ElementTree
 
 import pytest
 
+from kintsugi.errors import MissingExtra
 from kintsugi.graphs.drawing import (
     Picture,
     PictureEdge,
     PictureNode,
     as_mermaid,
+    as_png,
     as_svg,
     as_text,
     downward,
@@ -143,6 +147,53 @@ def test_random_graphs(seed: int) -> None:
         for x2, y2, w2, h2 in areas[index + 1 :]:
             assert x + w <= x2 + 1 or x2 + w2 <= x + 1 or y + h <= y2 + 1 or y2 + h2 <= y + 1
     assert as_svg(picture) == svg
+
+
+def test_a_path_that_is_not_over_has_no_end() -> None:
+    visits = {node.id: node.visits for node in with_path(EPISODE, ["agent"], over=False).nodes}
+    assert (visits["__start__"], visits["agent"], visits["__end__"]) == (1, 1, 0)
+
+
+def test_caption_and_remarks() -> None:
+    nodes = (replace(EPISODE.nodes[0], remark="a remark"), *EPISODE.nodes[1:])
+    picture = replace(EPISODE, nodes=nodes, caption=("first <line>", "a long line " * 12))
+    text, svg = as_text(picture), as_svg(picture)
+    assert "a remark" in text and max(len(line) for line in text.splitlines()) <= 80
+    assert " ".join(text.split()).endswith("first <line> " + " ".join(["a long line"] * 12))
+    root = ElementTree.fromstring(svg)
+    bottom = max(y + h for _, y, _, h in boxes(svg))
+    captions = [element for element in root.iter() if element.get("class") == "caption"]
+    assert [element.text for element in captions] == list(picture.caption)
+    assert all(bottom < float(element.get("y", 0)) < float(root.get("height", 0)) for element in captions)
+    assert "%% first <line>" in as_mermaid(picture)
+
+
+def test_shares_make_lines_thick() -> None:
+    edge = PictureEdge(source="a", target="b", visits=3, share=0.25)
+    picture = Picture(nodes=(PictureNode(id="a", visits=12), PictureNode(id="b", visits=3)), edges=(edge,))
+    assert edge.text == "3 × · 25%" and "stroke-width:2.3" in as_svg(picture) and edge.text in as_text(picture)
+
+
+def test_png_in_light_and_dark() -> None:
+    pytest.importorskip("matplotlib", reason='PNG files need matplotlib: pip install "kintsugi-agents[train]"')
+    import io
+
+    from matplotlib.image import imread
+
+    picture = with_path(replace(EPISODE, caption=("$x_1$ is no formula",)), ["agent", "environment"])
+    light, dark = as_png(picture), as_png(picture, dark=True)
+    width, height = (float(ElementTree.fromstring(as_svg(picture)).get(key, "0")) for key in ("width", "height"))
+    for file, page in ((light, 0.98), (dark, 0.09)):
+        pixels = imread(io.BytesIO(file), format="png")
+        assert abs(pixels.shape[1] - 2 * width) <= 2 and abs(pixels.shape[0] - 2 * height) <= 2
+        assert abs(float(pixels[2, 2, 0]) - page) < 0.02 and float(pixels[:, :, 0].std()) > 0.03, "a page with ink on it"
+    assert as_png(picture) == light
+
+
+def test_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"drawing PNG files needs packages .*\[train\]"):
+        as_png(EPISODE)
 
 
 def test_unknown_nodes_are_refused() -> None:

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from kintsugi.cli.graph import app
 from kintsugi.cli.main import app as whole
-from kintsugi.errors import ConfigError
-from kintsugi.training.pictures import draw_graph
+from kintsugi.errors import ConfigError, KintsugiError
+from kintsugi.ledger import Ledger
+from kintsugi.training.pictures import draw_episodes, draw_graph
 from kintsugi.training.recipe import load_recipe, recipe_names
+from tests.kintsugi.ledger_samples import make_episode, make_task
 
 
 def edges(which: str, recipe: str, *overrides: str) -> set[tuple[str, str]]:
@@ -87,3 +89,76 @@ def test_the_command(tmp_path: Path) -> None:
     assert runner.invoke(app, ["sideways"]).exit_code == 2
     unknown = runner.invoke(app, ["episode", "repair.whom=self"])
     assert isinstance(unknown.exception, ConfigError) and 'did you mean "who"' in str(unknown.exception)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A ledger file with three explored episodes, and a played one."""
+    path = tmp_path / "kept.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.add_tasks([make_task(number) for number in range(3)])
+        ledger.commit_episodes([make_episode(number, round=number % 2) for number in range(2)])
+        ledger.commit_episodes([make_episode(2, stops=("failure",)), make_episode(2, purpose="play", stops=("success",))])
+    return path
+
+
+def test_a_runs_episodes_together(kept: Path) -> None:
+    text = draw_episodes(kept)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "3 episodes, 2 with a right attempt (67%)" in text and "repair   helped 2 of 2 times" in text
+    assert "3 x never used #" in text
+    tally = draw_episodes(kept, form="json")["tally"]
+    assert tally["episodes"] == 3 and tally["attempts"] == {"explore": {"failure": 3}, "refine": {"success": 2}}
+    assert draw_episodes(kept, form="json", round=1)["tally"]["episodes"] == 1
+    assert draw_episodes(kept, form="json", purpose="play")["tally"]["solved"] == 1
+    ElementTree.fromstring(draw_episodes(kept, form="svg"))
+    assert "flowchart TD" in draw_episodes(kept, form="mermaid")
+    with pytest.raises(ConfigError, match=r"no episode in .* is as asked for"):
+        draw_episodes(kept, round=9)
+
+
+def test_one_episode(kept: Path) -> None:
+    text = draw_episodes(kept, episode="e0-0000")
+    assert "episode e0-0000-0 of t0: success" in text and "✗ ✓" in text
+    assert "attempt 0  explore  ✗ failure" in text and "attempt 1  refine   ✓ success" in text
+    drawn = draw_episodes(kept, episode="p0-0002", form="json", recipe=load_recipe("rerest"))
+    assert [one["stop"] for one in drawn["tally"]["trajectories"]] == ["success"] and "reflector" in drawn["nodes"]
+
+
+def test_the_command_draws_what_happened(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = CliRunner()
+    shown = runner.invoke(app, ["episode", "--run", str(kept), "--round", "0"])
+    assert shown.exit_code == 0 and "2 episodes, 1 with a right attempt" in shown.stdout
+    for name, begin in (("a.svg", b"<svg"), ("a.mmd", b"---"), ("a.json", b"{")):
+        assert runner.invoke(app, ["episode", "--run", str(kept), "--out", str(tmp_path / name)]).exit_code == 0
+        assert (tmp_path / name).read_bytes().startswith(begin)
+    pytest.importorskip("matplotlib", reason='PNG files need matplotlib: pip install "kintsugi-agents[train]"')
+    assert runner.invoke(app, ["round", "--dark", "--out", str(tmp_path / "a.png")]).exit_code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    kept.rename(tmp_path / "runs" / "mine" / "ledger.sqlite")
+    monkeypatch.chdir(tmp_path)
+    found = runner.invoke(app, ["episode", "--episode", "e1-0001"])
+    assert found.exit_code == 0 and "of t1: success" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["round", "--run", "KEPT"], "drawn on the episode graph"),
+        (["episode", "--round", "2"], "expected --run RUN with --round"),
+        (["episode", "--run", "KEPT", "--stop", "sucess"], 'did you mean "success"'),
+        (["episode", "--run", "KEPT", "--purpose", "plays"], 'did you mean "play"'),
+        (["episode", "--run", "KEPT", "--episode", "e0", "--round", "1"], "leave --round out"),
+        (["episode", "--run", "KEPT", "--episode", "zz"], 'begins with "zz"'),
+        (["episode", "--episode", "zz"], "none of the 0 runs in runs/"),
+        (["episode", "--format", "png"], "--out FILE.png"),
+        (["episode", "--run", "nowhere"], "there is no ledger at nowhere"),
+    ],
+)
+def test_bad_questions(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = CliRunner().invoke(app, [str(kept) if word == "KEPT" else word for word in arguments])
+    assert isinstance(asked.exception, KintsugiError) and told in str(asked.exception)

@@ -134,6 +134,15 @@ re.match('(a*)*$', 'a' * 64 + 'b')
 for _ in range(3): os.fork()
 while True: pass
 
+#### children_of_a_thread | time | cpu_time | timeout
+import threading, time
+def fork():
+    for _ in range(3):
+        if os.fork() == 0:
+            while True: pass
+    time.sleep(60)
+threading.Thread(target=fork).start()
+
 #### stops_itself | time | wall_time | timeout
 import signal
 os.kill(os.getpid(), signal.SIGSTOP)

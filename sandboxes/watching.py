@@ -238,11 +238,14 @@ def descendants() -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
+    found: list[int] = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
+        for thread in os.listdir(f"/proc/{pid}/task"):  # each thread has children of its own
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += [int(word) for word in file.read().split()]
     except OSError:
-        return [] if CHILDREN_LISTED else _children_by_search(pid)
+        return found if CHILDREN_LISTED else _children_by_search(pid)
+    return found
 
 
 def _children_by_search(parent: int) -> list[int]:

@@ -252,28 +252,30 @@ class WorkerPool(ABC):
     def _run(self, frames: list[dict[str, Any]], count: bool = True) -> tuple[RunResult, list[list[Any]]]:
         """One program, in a slot's thread: twice when the first worker fails."""
         reasons: list[str] = []
-        for attempt in range(2):
-            if attempt:
-                with self._lock:
-                    self._retried += 1
-            worker = self._idle.get()
-            try:
-                worker = worker or self._start()
-                answer = worker.ask(frames, SLOW_MACHINE * frames[0]["limits"]["wall_s"] + GRACE_S)
-                if answer["status"] == "sandbox_failed":
+        worker, answer = self._idle.get(), None
+        try:
+            for attempt in range(2):  # the second one with a fresh worker: what killed one may have killed all
+                if attempt:
+                    with self._lock:
+                        self._retried += 1
+                try:
+                    worker = worker or self._start()
+                    answer = worker.ask(frames, SLOW_MACHINE * frames[0]["limits"]["wall_s"] + GRACE_S)
+                    if answer["status"] != "sandbox_failed":
+                        break
                     raise WorkerFailed(f"the program was not started: {answer['stderr'][-2000:]}")
-            except (WorkerFailed, OSError) as error:
-                reasons.append(str(error))
-                self._retire(worker)
-                worker = None
-                continue
-            finally:
-                self._idle.put(worker)
+                except (WorkerFailed, OSError) as error:
+                    reasons.append(str(error))
+                    self._retire(worker)
+                    worker = answer = None
+        finally:
+            self._idle.put(worker)
+        lines: list[list[Any]] = []
+        if answer is None:
+            result = RunResult(status="sandbox_failed", stderr="\n".join(reasons), backend=self.backend)
+        else:
             lines = answer.pop("tests")
             result = RunResult(**answer, backend=self.backend)
-            break
-        else:
-            result, lines = RunResult(status="sandbox_failed", stderr="\n".join(reasons), backend=self.backend), []
         if count:
             self._count(result.status)
         return result, lines

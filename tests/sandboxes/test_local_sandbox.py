@@ -169,3 +169,12 @@ def test_what_open_sandbox_refuses() -> None:
         Limits(cpu_s=0)
     with LocalSandbox(workers=1, allow_unsafe=True) as sandbox, pytest.raises(SandboxError, match="make it relative"):
         sandbox.run("print(1)", files={"../x": "y"})
+
+
+def test_all_workers_killed_at_once_costs_no_answer() -> None:
+    with LocalSandbox(workers=2, allow_unsafe=True) as sandbox:
+        sandbox.run_many(["print(1)"] * 8)
+        for pid in processes_of(sandbox):
+            os.kill(pid, signal.SIGKILL)
+        assert [one.stdout for one in sandbox.run_many(["print(2)"] * 4)] == ["2\n"] * 4
+        assert sandbox.stats().replaced == 2 and "sandbox_failed" not in sandbox.stats().by_status

@@ -208,7 +208,7 @@ def test_measured_samples_are_in_no_pool(ledger: Ledger, fresh: str, purpose: st
 
 
 def test_budget() -> None:
-    """Exploring ends at the wave nearest to the budget; a wave of two tasks with two samples of three tokens costs twelve."""
+    """Exploring ends at the wave nearest to the budget; a wave costs twelve: two tasks, two samples, three tokens."""
     assert len(explore(8)) == 16
     assert len(explore(8, budget_tokens=1)) == 4
     assert len(explore(8, budget_tokens=12)) == 4

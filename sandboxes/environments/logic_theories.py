@@ -143,9 +143,7 @@ def _models(run: RunResult) -> list[list[list[int]]] | None:
         return None
 
 
-def _failed(
-    action: str, found: Program | None, objection: Objection, *, read: float = 0.0, decided: float = 0.0
-) -> Verdict:
+def _failed(action: str, found: Program | None, objection: Objection, *, read: float = 0.0, decided: float = 0.0) -> Verdict:
     fault = None
     if found is not None and objection.line is not None and is_text(action):
         fault = found.fault_at(objection.line, objection.note)

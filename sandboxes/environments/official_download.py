@@ -63,9 +63,7 @@ def fetch(name: str, folder: Path, *, timeout_s: float = TIMEOUT_S) -> list[Fetc
             if one.unpack:
                 _unpack(path, folder)
         found = _digest(path)
-        fetched.append(
-            Fetched(path=path, sha256=found, bytes=path.stat().st_size, known=bool(wanted), fresh=fresh)
-        )
+        fetched.append(Fetched(path=path, sha256=found, bytes=path.stat().st_size, known=bool(wanted), fresh=fresh))
         written[one.path] = {"url": one.url, "sha256": found, "bytes": fetched[-1].bytes}
         _write(folder, said, written)
     return fetched

@@ -95,9 +95,7 @@ class ProofWriter(LogicTheories):
 
 def _made(key: str, context: str, question: str, statement: str, answer: str, notation: Any = None) -> Made:
     payload = {"answer": answer, "context": context, "statement": statement}
-    return Made(
-        key=key, prompt=f"{context}\n{question}", payload={**payload, "notation": notation} if notation else payload
-    )
+    return Made(key=key, prompt=f"{context}\n{question}", payload={**payload, "notation": notation} if notation else payload)
 
 
 def _official(record: Mapping[str, Any], where: str) -> Iterator[Made]:

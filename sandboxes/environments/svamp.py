@@ -46,9 +46,7 @@ ABOUT = About(
     licence="MIT",
     home="https://github.com/arkilpatel/SVAMP",
     bundled=True,
-    downloads=(
-        Download(url="https://raw.githubusercontent.com/arkilpatel/SVAMP/main/SVAMP.json", path="SVAMP.json"),
-    ),
+    downloads=(Download(url="https://raw.githubusercontent.com/arkilpatel/SVAMP/main/SVAMP.json", path="SVAMP.json"),),
 )
 
 

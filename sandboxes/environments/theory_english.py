@@ -66,9 +66,7 @@ def written(facts: Iterable[Said], rules: Iterable[tuple[list[Said], list[Said]]
     arities = {predicate: len(arguments) for predicate, arguments, _ in everything}
     declared = [f"{name}({', '.join([*('$x', '$y')[:arity], 'bool'])})" for name, arity in arities.items()]
     chains = [f"{' && '.join(map(_atom, left))} >>> {' && '.join(map(_atom, right))}" for left, right in rules]
-    return "\n".join(
-        ["Predicates:", *declared, "Facts:", *map(_atom, facts), "Rules:", *chains, "Query:", _atom(query)]
-    )
+    return "\n".join(["Predicates:", *declared, "Facts:", *map(_atom, facts), "Rules:", *chains, "Query:", _atom(query)])
 
 
 def _atom(said: Said) -> str:

@@ -18,6 +18,10 @@ CASES = {
     "treasure_hunt": {},
     "word_problems": {"events": "1-5", "sandbox": LOCAL},
     "gsm8k": {"data": DATA, "sandbox": LOCAL},
+    **{
+        kind: {"data": "bundled", "sandbox": LOCAL}
+        for kind in ("gsm_hard", "svamp", "asdiv", "math", "proofwriter", "ruletaker", "mbpp")
+    },
 }
 
 
@@ -30,8 +34,11 @@ def test_environments_conform(kind):
     if kind == "gsm8k" and not DATA.is_dir():
         pytest.skip(f"GSM8K's official files are not in {DATA}")
     assert kind in environment_kinds()
-    perturb = None if kind == "treasure_hunt" else wrong_numbers
-    report = asyncio.run(check(open_environment(kind, CASES[kind]), num_tasks=10, perturb=perturb))
+    if kind in ("proofwriter", "ruletaker"):
+        pytest.importorskip("clingo", reason='clingo is not installed: pip install "kintsugi-agents[logic]"')
+    environment = open_environment(kind, CASES[kind])
+    known = wrong_numbers if kind in ("word_problems", "gsm8k") else None
+    report = asyncio.run(check(environment, num_tasks=10, perturb=getattr(environment, "perturbed", known)))
     assert report.ok, str(report)
     assert set(report.checks) == {"tasks", "gold", "perturbed", "malformed", "replay", "concurrent", "leaks", "close"}
 

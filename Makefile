@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OUT ?= runs/demo
 SEEDS ?= 3
 
-.PHONY: help setup demo demo-seeds test check clean
+.PHONY: help setup demo demo-seeds test check docker-engine clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Kintsugi needs Python 3.11 or newer, found $$($(PYTHON) -V): call make with PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,logic,math]"
 	@touch $(READY)
 
 demo: $(READY)  ## make a small model measurably better, and draw how
@@ -34,6 +34,9 @@ check: $(READY)  ## what CI runs: ruff, pyright, import directions, tests
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+docker-engine:  ## install Debian's Docker engine and start it, for the Docker sandbox
+	.ci/docker-engine
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -29,7 +29,8 @@ FIRST_EXTRA = 1000
 class ExploreCount:
     """What an explore stage did. solved: tasks with a right sample; rescued: unsolved ones with a right repair;
     repairs, repairs_right, fresh, fresh_right, fresh_rescued: tries at tasks whose samples all failed, and by how many they
-    were solved; *_generated, *_processed: their tokens; errors: attempts in which the environment broke."""
+    were solved; *_generated, *_processed: their tokens; errors: attempts in which the environment broke;
+    sandbox_failed: those of them in which the sandbox did, twice."""
 
     tasks: int = 0
     samples: int = 0
@@ -48,6 +49,7 @@ class ExploreCount:
     fresh_generated: int = 0
     fresh_processed: int = 0
     errors: int = 0
+    sandbox_failed: int = 0
 
     def plain(self) -> dict[str, int]:
         return asdict(self)
@@ -196,4 +198,5 @@ def count(episodes: Sequence[Episode], k: int) -> ExploreCount:
             total["generated_tokens"] += one.cost.generated_tokens
             total["processed_tokens"] += one.cost.processed_tokens
             total["errors"] += one.stop == "error"
+            total["sandbox_failed"] += one.stop == "error" and getattr(one.messages[-1], "error", "") == "sandbox_failed"
     return ExploreCount(**total)

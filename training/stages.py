@@ -109,7 +109,8 @@ class Stages:
         counted = exploration.count(episodes, recipe.explore.k)
         self.run.record("round", round=number, **counted.plain(), seconds=round(time.monotonic() - started, 2))
         rescued = f", {counted.rescued} rescued by repair" if counted.repairs else ""
-        broken = f", {counted.errors} attempts lost to the environment" if counted.errors else ""
+        sandbox = f" ({counted.sandbox_failed} of them to the sandbox)" if counted.sandbox_failed else ""
+        broken = f", {counted.errors} attempts lost to the environment{sandbox}" if counted.errors else ""
         self.watch.say(
             f"round {number}  explored {counted.tasks} tasks: {counted.solved} solved{rescued}{broken} "
             f"({counted.generated_tokens:,} tokens)"

@@ -26,7 +26,7 @@ from kintsugi.training.selection import SelectConfig, build_pool
 
 
 def attempt(id: str, right: bool = False, tokens: int = 10, stop: str = "", **more: Any) -> Trajectory:
-    verdict = Verdict(success=right, reward=0, fault=more.pop("fault", None))
+    verdict = Verdict(success=right, reward=0, fault=more.pop("fault", None), error=more.pop("error", ""))
     values: dict[str, Any] = {
         "task_id": "t",
         "episode_id": "e",
@@ -56,12 +56,12 @@ def test_count() -> None:
             episode("solved", 0, attempt("a", True)),
             episode("solved", 1, attempt("b"), attempt("c", True, 5, parent_id="b")),  # repaired in its episode
             episode("rescued", 0, attempt("d")),
-            episode("rescued", 1, attempt("e", stop="error")),
+            episode("rescued", 1, attempt("e", stop="error", error="sandbox_failed")),
             episode("rescued", FIRST_EXTRA, attempt("f", True, 4, parent_id="d")),
             episode("rescued", FIRST_EXTRA + 1, attempt("g", False, 4, parent_id="d")),
             episode("rescued", 2 * FIRST_EXTRA, attempt("h", True, 7), purpose="measure"),
             episode("hopeless", 0, attempt("i", stop="truncated")),
-            episode("hopeless", 1, attempt("j")),
+            episode("hopeless", 1, attempt("j", stop="error", error="no reply within 60 s")),
             episode("hopeless", 2 * FIRST_EXTRA, attempt("k", False, 7)),
         ],
         k=2,
@@ -83,7 +83,8 @@ def test_count() -> None:
         "repair_processed": 26,
         "fresh_generated": 14,
         "fresh_processed": 28,
-        "errors": 1,
+        "errors": 2,
+        "sandbox_failed": 1,
     }
     assert count([], 5).tasks == 0
 

@@ -32,12 +32,13 @@ from typing import Any, Final, Literal, cast, get_args
 
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Task, Verdict, content_hash
-from kintsugi.sandboxes.environments.about import About
+from kintsugi.sandboxes.environments.about import About, Download
 from kintsugi.sandboxes.environments.alfworld_generator import Split, draw, first_observation
 from kintsugi.sandboxes.environments.alfworld_official import folder_of, official_games, solvable_games
 from kintsugi.sandboxes.environments.alfworld_pool import Pool
 from kintsugi.sandboxes.environments.alfworld_prompt import brief, listed
 from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
+from kintsugi.sandboxes.environments.alfworld_text import require_engine
 from kintsugi.sandboxes.environments.environment import Reply
 
 OFFICIAL_WORKERS: Final = 2
@@ -59,6 +60,10 @@ ABOUT = About(
     home="https://github.com/alfworld/alfworld",
     bundled=True,
     extra="alfworld",
+    downloads=tuple(
+        Download(url=f"https://github.com/alfworld/alfworld/releases/download/{name}", path=Path(name).name, unpack=True)
+        for name in ("0.2.2/json_2.1.1_json.zip", "0.4.0/json_2.1.2_tw-pddl.zip")
+    ),
 )
 
 
@@ -171,6 +176,8 @@ class Alfworld:
         return {"path": str(root / task.payload["path"])}
 
     async def start(self, task: Task) -> AlfworldWorld:
+        """A fresh world. Its game is made ready with its first command. Raises MissingExtra without the engine."""
+        require_engine()
         return AlfworldWorld(self, task, f"w{next(self._numbers)}")
 
     async def gold(self, task: Task) -> Sequence[str] | None:

@@ -328,7 +328,7 @@ def _translate(domain: str, problem: str, settings: Mapping[str, Any]) -> tuple[
             task = parsing_functions.parse_task(*parsed)
             normalize.normalize(task)
             return task, translate.pddl_to_sas(task)
-    except (KeyError, IndexError, ValueError, AssertionError, SystemExit, AttributeError, TypeError) as error:
+    except (LookupError, StopIteration, ValueError, AssertionError, SystemExit, AttributeError, TypeError) as error:
         # The translator's own ways to say that a text is no PDDL of this domain.
         raise DataError(f"expected a PDDL problem of ALFWorld's domain, found one that does not parse ({error!r})") from None
     except Exception as error:

@@ -95,13 +95,15 @@ class Expert:
             self.placed.append((self.holding, " ".join(words[4:6])))
             self.holding = ""
         elif words[0] in _APPLIANCES:
-            self.ready = True
+            self.ready = self.wish is not None and words[0] == self.wish.kind
+        elif words[0] == "close":
+            self.open.discard(" ".join(words[1:3]))
         place = " ".join(words[1:3]) if words[0] in ("open", "examine") else self.at
         if place not in self.receptacles:
             return
         if f"{place} is open" in observation:
             self.open.add(place)
-        if "you see" in observation and f"the {place}" in observation.lower():
+        if words[0] in ("go", "open", "examine") and "you see" in observation:
             self.seen[place] = _ENTITY.findall(observation.rpartition("you see")[2])
 
     def _refused(self, command: str, words: Sequence[str]) -> None:
@@ -114,6 +116,7 @@ class Expert:
                 self.seen.setdefault(" ".join(words[1:3]), [])
 
     def _remove(self, thing: str) -> None:
+        self.placed = [(put, where) for put, where in self.placed if put != thing]
         for things in self.seen.values():
             if thing in things:
                 things.remove(thing)
@@ -132,7 +135,7 @@ class Expert:
 
     def _light(self) -> str:
         assert self.wish is not None
-        if not self.holding:
+        if _kind(self.holding) != self.wish.thing:
             return self._find()
         lamp = self._known(self.wish.target)
         if lamp is None:
@@ -169,8 +172,13 @@ class Expert:
 
     def _find(self) -> str:
         assert self.wish is not None
-        if self.holding:  # something else is in hand: put it back where it can lie
-            return self._beside(self.at) or f"move {self.holding} to {self.at}"
+        if self.holding:  # something else is in hand: put it where it can lie, here if possible
+            for place in sorted(
+                self.receptacles, key=lambda place: (place not in (self.at, *self.beside), _kind(place) in _CLOSED)
+            ):
+                command = f"move {self.holding} to {place}"
+                if command not in self.refused:
+                    return self._beside(place) or self._opened(place) or command
         known = self._known(self.wish.thing)
         if known is None:
             return self._search(self.wish.thing)

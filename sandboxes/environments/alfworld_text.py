@@ -274,6 +274,12 @@ def _query(text: str) -> Query:
     return Query(tuple(atoms))
 
 
+def require_engine() -> None:
+    """Raises MissingExtra where the packages are not installed; imports nothing."""
+    if any(importlib.util.find_spec(name) is None for name in ("alfworld", "fast_downward")):
+        raise missing_extra("ALFWorld", "alfworld")
+
+
 def packaged_file(name: str) -> str:
     """The text of a data file of the installed package alfworld, which is not imported. Raises MissingExtra."""
     spec = importlib.util.find_spec("alfworld")

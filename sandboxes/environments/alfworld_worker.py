@@ -10,7 +10,7 @@ An `act` in a world that is not here, or not that far, is answered `{"lost": tru
 `{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last, up to
 `MOST_OPERATORS` ground actions in all, about 100 MB) and, with a folder, on disk by content.
 
-A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment, 30
+A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment, hundreds of
 times slower). End of input ends the process. Left out: choosing, replacing and bounding workers (`alfworld_pool`).
 """
 
@@ -149,12 +149,18 @@ class Worker:
         file = game_file(source)
         plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
         if self.cache is not None:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.cache, suffix=".part")
+            self._keep(self.cache, key, plain)
+        return Game(plain, load_grammar())
+
+    def _keep(self, folder: Path, key: str, plain: dict[str, Any]) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
             with os.fdopen(handle, "w", encoding="utf-8") as part:
                 json.dump(plain, part, separators=(",", ":"))
-            os.replace(name, self.cache / f"{key}.json")
-        return Game(plain, load_grammar())
+            os.replace(name, folder / f"{key}.json")
+        except OSError as error:
+            raise DataError(f"cannot keep translated games in {folder} ({error}): name another folder as cache") from None
 
     def close(self) -> None:
         """Let go of every world and game. (A library of the shipped engine goes with its process.)"""

@@ -1,0 +1,175 @@
+"""Two-process judging: what crosses between program and tests, what cannot, when one process does, and plain data alone.
+
+The long list of forged verdicts is the battery's (`test_battery.py`).
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.sandboxes.local_sandbox import LocalSandbox
+from kintsugi.sandboxes.plain_data import from_wire, to_wire
+from kintsugi.sandboxes.sandbox import Limits, TestResult
+
+pytestmark = pytest.mark.filterwarnings("ignore:local sandbox")
+MBPP = Path(__file__).parents[2].parent / "shared" / "data" / "mbpp" / "mbpp.jsonl"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(workers=2, allow_unsafe=True) as opened:
+        yield opened
+
+
+def passes(result: TestResult, judging: str = "two processes") -> None:
+    assert result.all_passed, (result.failures, result.run)
+    assert result.judging.startswith(judging), result.judging
+
+
+def refused(value: Any) -> Any:
+    raise TypeError(f"not plain: {value!r}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 0, -(10**400), 1.5, math.inf, "é\ud800\n", b"\x00\xff", bytearray(b"x"), 1 + 2j, [], [1, [2, (3,)]],
+        (), {1, "a"}, frozenset({(1, 2)}), {1: {"a": [None]}}, {(1, 2): 3}, range(1, 9, 2), Decimal("1.10"), Fraction(1, 3),
+        datetime.date(2024, 2, 29), datetime.datetime(2024, 1, 1, 1, 2, 3, tzinfo=datetime.UTC),
+        collections.Counter("abca"), collections.OrderedDict(b=1, a=2), collections.deque([1, 2]),
+        collections.defaultdict(list, {1: [2]}),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_plain_values_arrive_as_they_are(value: Any) -> None:
+    got = from_wire(json.loads(json.dumps(to_wire(value, refused))), refused)
+    assert got == value and type(got) is type(value)
+    if isinstance(value, dict):
+        assert list(got) == list(value)
+
+
+def test_what_only_looks_plain_is_not() -> None:
+    class Number(int):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = int.__hash__
+
+    for value in (Number(1), [Number(1)], {"a": Number(1)}, collections.namedtuple("P", "x")(1), object(), len, int):
+        with pytest.raises(TypeError, match="not plain"):
+            to_wire(value, refused)
+    for wire in ({"a": 1}, ["no such kind", 1], ["int"], ["range", [0, 1, 0]], [["list"], []]):
+        with pytest.raises((TypeError, ValueError)):
+            from_wire(wire, refused)
+
+
+def test_objects_are_used_and_never_equal(sandbox: LocalSandbox) -> None:
+    code = (
+        "class Node:\n    def __init__(self, data): self.data, self.next = data, None\n"
+        "    def double(self): return self.data * 2\n"
+        "    def __eq__(self, other): return True\n"
+        "def length(node): return 0 if node is None else 1 + length(node.next)\n"
+        "def squares(n):\n    for i in range(n): yield i * i\n"
+    )
+    setup = "root = Node(3)\nroot.next = Node(4)"
+    tests = [
+        "assert length(root) == 2 and root.next.data == 4 and root.double() == 6",
+        "assert list(squares(4)) == [0, 1, 4, 9] and next(squares(2)) == 0",
+        "assert not (Node(1) == 1) and Node(1) != Node(1) and root == root",
+    ]
+    passes(sandbox.run_tests(code, tests, setup=setup))
+
+
+def test_arguments_that_a_program_changes_are_changed(sandbox: LocalSandbox) -> None:
+    code = "def fill(x, d):\n    x.sort(); x.append(9); d['a'] = 1"
+    passes(sandbox.run_tests(code, ["x, d = [2, 1], {}\nfill(x, d)\nassert (x, d) == ([1, 2, 9], {'a': 1})"]))
+
+
+def test_exceptions_cross(sandbox: LocalSandbox) -> None:
+    code = "class Own(Exception): pass\ndef f(x):\n    if x: raise ValueError('bad')\n    raise Own('worse')"
+    caught = "try:\n    f(1)\nexcept ValueError as e:\n    assert str(e) == 'bad'\nelse:\n    assert False"
+    result = sandbox.run_tests(code, [caught, "f(0)", "g()"])
+    assert (result.passed, result.judging) == (1, "two processes")
+    assert "Own: worse" in result.failures[0].error and result.failures[1].error.startswith("NameError")
+
+
+def test_names_belong_to_whom_they_should(sandbox: LocalSandbox) -> None:
+    """A program's own `sum` is under test when nothing else is; else builtins and the setup's names are the tests'."""
+    passes(sandbox.run_tests("def sum(a, b):\n    return a * b", ["assert sum(10, 15) == 150", "assert sum(2, 3) == 6"]))
+    forged = "sorted = len = lambda *a: 7\ndef check(x): pass\ndef f(x): return x"
+    tests = ["assert sorted(f([2, 1])) == [1, 2] and len(f([1])) == 1", "check(f(3))"]
+    result = sandbox.run_tests(forged, tests, setup="def check(x):\n    assert x == 4")
+    assert [failure.index for failure in result.failures] == [1]
+    modules = "import sys, math as m\ndef f(x): return (x, x)"
+    passes(
+        sandbox.run_tests(
+            modules, ["assert f(1) == (1, 1) and sys.getsizeof(f(1)) == sys.getsizeof((1, 1))", "assert m.pi < f(4)[0]"]
+        )
+    )
+    swapped = "import json\nmath = json\nclass math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return 99"
+    assert sandbox.run_tests(swapped, ["import math\nassert math.isclose(f(1), 1)"]).passed == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "test", "reason"),
+    [
+        ("def f(g): return g(2)", "assert f(lambda x: x + 1) == 3", "hand over a function"),
+        (
+            "class E(Exception): pass\ndef f(): raise E()",
+            "try:\n    f()\nexcept E:\n    pass",
+            "need the program's E itself",
+        ),
+        ("class A:\n    x = 1", "class B(A): pass\nassert B.x == 1", "need the program's A itself"),
+        ("class A: pass\ndef f(): return A()", "assert isinstance(f(), A)", "need the program's A itself"),
+    ],
+)
+def test_one_process_where_tests_share_objects_and_it_is_said(
+    sandbox: LocalSandbox, code: str, test: str, reason: str
+) -> None:
+    result = sandbox.run_tests(code, [test])
+    passes(result, "one process: ")
+    assert reason in result.judging
+
+
+def test_a_program_cannot_ask_for_one_process(sandbox: LocalSandbox) -> None:
+    """Only the tests' text decides; what a program returns or raises does not."""
+    odd = "class C(BaseException): pass\nC.__name__ = C.__qualname__ = 'CannotSend'\n"
+    for body in ("return lambda y: y", "return f", "raise C('the tests hand over a function')", "return object()"):
+        result = sandbox.run_tests(
+            f"{odd}def f(x):\n    {body}", ["assert f(f(1)) == 1", "try:\n    f(1)\nexcept Exception:\n    pass"]
+        )
+        assert result.judging == "two processes" and result.run.status != "sandbox_failed", (body, result)
+
+
+def test_ends_are_told_apart(sandbox: LocalSandbox) -> None:
+    tests = ["assert f(1) == 1", "assert f(2) == 2", "assert f(1) == 1"]
+    crash = sandbox.run_tests(
+        "import os, signal\ndef f(x):\n    if x == 2: os.kill(os.getpid(), signal.SIGSEGV)\n    return x", tests
+    )
+    assert (crash.passed, crash.run.status, crash.run.signal) == (1, "error", 11)
+    slow = sandbox.run_tests("def f(x):\n    while x == 2: pass\n    return x", tests, limits=Limits(wall_s=2, cpu_s=0.5))
+    assert (slow.passed, slow.run.status) == (1, "timeout")
+    broken = sandbox.run_tests("print('said')\n1 / 0", tests)
+    assert (broken.passed, broken.run.status, broken.run.exit_code, broken.run.stdout) == (0, "error", 1, "said\n")
+    assert "ZeroDivisionError" in broken.failures[0].error and "ZeroDivisionError" in broken.run.stderr
+    fine = sandbox.run_tests("import atexit\natexit.register(print, 'bye')\ndef f(x):\n    print(x)\n    return x", tests)
+    assert fine.all_passed and (fine.run.status, fine.run.exit_code, fine.run.stdout) == ("ok", 0, "1\n2\n1\nbye\n")
+    assert sandbox.stats().replaced == 0
+
+
+def test_references_of_mbpp_pass_in_two_processes(sandbox: LocalSandbox) -> None:
+    if not MBPP.exists():
+        pytest.skip("MBPP'S OFFICIAL FILE IS NOT IN ../shared/data/mbpp")
+    rows = [json.loads(line) for line in MBPP.read_text(encoding="utf-8").splitlines()][::3]
+    for row in rows:
+        passes(sandbox.run_tests(row["code"], row["test_list"], setup=row["test_setup_code"]))

@@ -203,7 +203,7 @@ def _legend(story: RunStory) -> str:
     tried = [what for what in ("repair", "fresh") if any(share(line, what) is not None for line in story.explored.values())]
     parts = ["* champion"] if story.champion else []
     if tried:
-        parts.append(f"{', '.join(tried)}: % of tries at unsolved tasks that were right")
+        parts.append(f"{', '.join(tried)}: % of these tries that were right")
     return "; ".join(parts)
 
 

@@ -105,7 +105,7 @@ def test_only_what_the_table_has_is_explained(tmp_path: Path) -> None:
 
     repair, fresh = ("repairs", "repairs_right"), ("fresh", "fresh_right")
     for text in told("both"):
-        assert "* champion; repair, fresh: % of tries at unsolved tasks that were right" in text
+        assert "* champion; repair, fresh: % of these tries that were right" in text
     for text in told("repair", *fresh):
         assert "* champion; repair: % of tries" in text and "fresh" not in text
     for text in told("neither", *repair, *fresh):

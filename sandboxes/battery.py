@@ -39,6 +39,7 @@ from kintsugi.sandboxes.sandbox import GUARANTEES, Limits, Sandbox, open_sandbox
 HOSTILE: tuple[Hostile, ...] = (*ESCAPES, *BOMBS, *CANDIDATES)
 SHORT = Limits(wall_s=1.0, cpu_s=0.5, memory_mb=128, processes=16, output_bytes=4096, files_mb=4)
 GROWTH_MB = 50.0
+_VICTIM = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"]
 _LOOK = (
     "import colorsys, json, os, random\n"
     "print(sorted(os.listdir('.')), json.loads('[1]'), 'LEFT' in os.environ, len(os.listdir('.')), 6 * 7)"
@@ -76,7 +77,7 @@ class Host:
         self.victim_file.chmod(0o666)
         self.outside.mkdir()
         self.outside.chmod(0o777)
-        self.victim = subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
+        self.victim = subprocess.Popen(_VICTIM, stdin=subprocess.DEVNULL)
         self._stack.callback(self._end_victim)
         self.tcp = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.unix = self._stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -115,7 +116,7 @@ class Host:
                     found.append("a connection came")
         if self.victim.poll() is not None:
             found.append("a process outside was killed")
-            self.victim = subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
+            self.victim = subprocess.Popen(_VICTIM, stdin=subprocess.DEVNULL)
         if not self.victim_file.exists() or self.victim_file.read_text() != self.token:
             found.append("a file outside was changed")
         self.victim_file.write_text(self.token)

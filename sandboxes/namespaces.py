@@ -62,7 +62,8 @@ def enter(folder: str, size_mb: int, library: list[str], files: list[str], links
     os.close(say)
     os.close(alive)
     os.waitpid(helper, 0)
-    os.write(held, b"g")
+    with contextlib.suppress(BrokenPipeError):  # nobody is inside: it was refused
+        os.write(held, b"g")
     os.close(held)
     said = b"".join(iter(lambda: os.read(report, 4096), b""))
     os.close(report)

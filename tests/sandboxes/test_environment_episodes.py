@@ -27,11 +27,6 @@ PROMPTS = {
 LOGIC = ("proofwriter", "ruletaker")
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    """The warning that names what a local sandbox lacks is tested elsewhere."""
-
-
 def needs(kind: str) -> None:
     if kind in LOGIC and importlib.util.find_spec("clingo") is None:
         pytest.skip('clingo is not installed: pip install "kintsugi-agents[logic]"')
@@ -82,7 +77,7 @@ def test_a_thousand_odd_actions_all_get_a_verdict(kind: str) -> None:
         asyncio.run(environment.close())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PROMPTS if kind != "gsm8k"])
+@pytest.mark.parametrize("kind", PROMPTS)
 def test_the_pages_transcript_is_what_happens(kind: str) -> None:
     needs(kind)
     page = (ROOT / "docs" / "environments" / f"{kind}.md").read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ def test_only_what_the_table_has_is_explained(tmp_path: Path) -> None:
     for text in told("both"):
         assert "* champion; repair, fresh: % of these tries that were right" in text
     for text in told("repair", *fresh):
-        assert "* champion; repair: % of tries" in text and "fresh" not in text
+        assert "* champion; repair: % of these tries" in text and "fresh" not in text
     for text in told("neither", *repair, *fresh):
         assert "* champion" in text and "repair" not in text and "fresh" not in text
     empty = make_run(tmp_path / "empty", [], [])

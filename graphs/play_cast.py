@@ -1,7 +1,7 @@
 """Who plays in a session: a policy with a seat that a person can take for one turn.
 
-`open_player` opens what the config names: a person, the environment's expert, or any kind of policy. `cast_of` gives it
-every role of the episode graph. Used by `kintsugi.graphs.playing`.
+`open_players` opens what the config names: the world, and a person, its expert, or any kind of policy. `cast_of` gives
+the seat every role of the episode graph. Used by `kintsugi.graphs.playing`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.play_config import PlayConfig, PlayerConfig
 from kintsugi.graphs.worlds import Worlds
 from kintsugi.records import Task
-from kintsugi.sandboxes.environments.environment import Environment
+from kintsugi.sandboxes.environments.environment import Environment, open_environment
 
 
 class Seat:
@@ -60,6 +60,19 @@ class Seat:
         if self._inner is None:
             raise PolicyError("it is your turn: say what to do")
         return self._inner
+
+
+async def open_players(
+    config: PlayConfig, task: Task, environment: Environment | None, policy: Policy | None
+) -> tuple[Environment, Seat]:
+    """Open the world and who acts in it; what is given stays as it is."""
+    world = environment or open_environment(config.environment.name, config.environment.options)
+    try:
+        return world, await open_player(config.model, world, task, policy)
+    except BaseException:
+        if environment is None:
+            await world.close()
+        raise
 
 
 async def open_player(player: PlayerConfig, environment: Environment, task: Task, given: Policy | None = None) -> Seat:

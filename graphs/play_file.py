@@ -13,7 +13,8 @@ import fcntl
 import json
 import secrets
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -79,7 +80,7 @@ class SessionFile:
     def save(self, **values: Any) -> None:
         """Change the row."""
         self.values |= values
-        with closing(_connect(self.path)) as connection, connection:
+        with plain_errors(self.path), closing(_connect(self.path)) as connection, connection:
             text = json.dumps(self.values)
             connection.execute("INSERT OR REPLACE INTO kintsugi_play VALUES ('session', ?)", (text,))
 
@@ -97,6 +98,15 @@ class SessionFile:
         except BlockingIOError:
             self.close()
             raise RunError(f"the session {self.path.stem} is open elsewhere: leave it there (Ctrl-C) first") from None
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """What SQLite raises, whoever asked it, as an error that a user can mend."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RunError(f"the session {path} cannot be read or written ({error}): free space, or restore the file") from None
 
 
 def list_sessions(folder: str | Path = SESSIONS) -> list[SessionInfo]:

@@ -30,12 +30,13 @@ from kintsugi.errors import ConfigError, RunError
 from kintsugi.graphs.episode_graph import build_episode_graph, recursion_limit, timed
 from kintsugi.graphs.episode_nodes import attempt_key, nodes
 from kintsugi.graphs.episode_state import EpisodePlan, EpisodeState, finished_episode, start_state
-from kintsugi.graphs.play_cast import Seat, cast_of, open_player
+from kintsugi.graphs.play_cast import Seat, cast_of, open_players
 from kintsugi.graphs.play_config import EVERY, PlayConfig
-from kintsugi.graphs.play_file import SESSIONS, SessionFile, SessionInfo, info_of
+from kintsugi.graphs.play_file import SESSIONS, SessionFile, SessionInfo, info_of, plain_errors
 from kintsugi.graphs.play_point import Line, Point, by_person, lines_of, said_since, same_point, way_to
+from kintsugi.graphs.worlds import WorldBroke
 from kintsugi.records import Episode, Task, Trajectory, content_hash, from_plain, to_plain
-from kintsugi.sandboxes.environments.environment import Environment, open_environment
+from kintsugi.sandboxes.environments.environment import Environment
 
 Watcher = Callable[[Point], None]
 
@@ -68,7 +69,7 @@ class PlaySession:
         environment: Environment | None = None,
     ) -> PlaySession:
         """A new session before its first node. `policy`, `environment`: open ones to use (and not to close)."""
-        world, seat = await _players(config, task, environment, policy)
+        world, seat = await open_players(config, task, environment, policy)
         now = _now()
         row = {"created": now, "updated": now, "config": config.model_dump(mode="json"), "task": to_plain(task)}
         row |= {"environment": config.environment.name, "task_id": task.id, "policy": config.model.kind}
@@ -102,13 +103,16 @@ class PlaySession:
         file = SessionFile.open(Path(path))
         try:
             config = validate(PlayConfig, file.values.get("config", {}), str(path))
-            task = from_plain(Task, file.values["task"])
-            world, seat = await _players(config, task, environment, policy)
+            task, version = from_plain(Task, file.values["task"]), file.values["policy_version"]
+            world, seat = await open_players(config, task, environment, policy)
+        except (KeyError, TypeError) as error:
+            file.close()
+            raise RunError(f"{path} is no whole session ({error}): restore it, or begin another one") from None
         except BaseException:
             file.close()
             raise
-        if seat.version != file.values["policy_version"]:
-            warnings.warn(f"{seat.version} acts now; the session began with {file.values['policy_version']}", stacklevel=2)
+        if seat.version != version:
+            warnings.warn(f"{seat.version} acts now; the session began with {version}", stacklevel=2)
         session = cls(file, config, task, seat, world)
         session._own_environment = environment is None
         try:
@@ -153,7 +157,10 @@ class PlaySession:
 
     async def opening(self) -> str:
         """What the agent is told first, for a person who is to act before anything was said."""
-        return await self._cast.worlds.observe(attempt_key(self.points[0].state), self.task)
+        try:
+            return await self._cast.worlds.observe(attempt_key(self.points[0].state), self.task)
+        except WorldBroke:  # whoever acts will be told
+            return self.task.prompt
 
     def pause_at(self, *pauses: str) -> None:
         """Change where `go` stops, now and when the session is opened again: "every", "before:NODE", "after:NODE"."""
@@ -179,7 +186,8 @@ class PlaySession:
             if self.waits:
                 raise ConfigError("it is your turn: say what to do")
             config = self._config(None if self._numbers[self._newest] == self._head else self.point)
-            await self._graph.ainvoke(None, config, interrupt_before="*", durability="sync")
+            with plain_errors(self.file.path):
+                await self._graph.ainvoke(None, config, interrupt_before="*", durability="sync")
             await self._read_new()
             return self.point
 
@@ -302,7 +310,8 @@ class PlaySession:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
         opening = AsyncSqliteSaver.from_conn_string(str(self.file.path))
-        self._saver = await opening.__aenter__()
+        with plain_errors(self.file.path):
+            self._saver = await opening.__aenter__()
         self._opened = opening
         self._graph = build_episode_graph(self._cast, checkpointer=self._saver)
 
@@ -322,7 +331,8 @@ class PlaySession:
 
     async def _write(self, before: Point, state: EpisodeState, node: str, *, by: str) -> Point:
         """A new point after `before`, as if `node` had led to `state`."""
-        await self._graph.aupdate_state(self._config(before, by=by), state, as_node=node)
+        with plain_errors(self.file.path):
+            await self._graph.aupdate_state(self._config(before, by=by), state, as_node=node)
         await self._read_new()
         return self.point
 
@@ -330,10 +340,11 @@ class PlaySession:
         """Take up the checkpoints that are not known yet, the last one as where the session stands."""
         fresh = []
         # A step leaves two checkpoints at most; asking for no more keeps long sessions quick.
-        async for found in self._graph.aget_state_history(self._config(), limit=4 if self.points else None):
-            if found.config["configurable"]["checkpoint_id"] in self._numbers:
-                break
-            fresh.append(found)
+        with plain_errors(self.file.path):
+            async for found in self._graph.aget_state_history(self._config(), limit=4 if self.points else None):
+                if found.config["configurable"]["checkpoint_id"] in self._numbers:
+                    break
+                fresh.append(found)
         left = (self.file.values.get("newest"), self.file.values.get("head", 0)) if not self.points else None
         for found in reversed(fresh):
             id = found.config["configurable"]["checkpoint_id"]
@@ -374,19 +385,6 @@ def _point(found: Any, id: str, number: int, parent: int | None, points: list[Po
         state=state,
         checkpoint=id,
     )
-
-
-async def _players(
-    config: PlayConfig, task: Task, environment: Environment | None, policy: Policy | None
-) -> tuple[Environment, Seat]:
-    """Open the world and who acts in it; what is given stays as it is."""
-    world = environment or open_environment(config.environment.name, config.environment.options)
-    try:
-        return world, await open_player(config.model, world, task, policy)
-    except BaseException:
-        if environment is None:
-            await world.close()
-        raise
 
 
 def _now() -> str:

@@ -104,12 +104,13 @@ def draw_text(picture: Picture, width: int) -> str:
     inner = max((len(line) for node in order for line in (node.text, *node.notes)), default=0)
     strips, tracks = _widths(lanes, width - min(inner + 4, width // 2))
     box = min(inner + 2, width - sum(strips) - sum(tracks) - 2)
+    free = box + 2 + strips[1] if strips[1] else width - strips[0] - tracks[0]  # right of the left lanes, for labels
     canvas = Canvas()
     row = 0
     for index, node in enumerate(order):
         row = _draw_node(canvas, node, row, box, _ports(lanes, index))
         if index in steps:
-            row = _draw_step(canvas, steps[index], row, box, box + 2 + strips[1])
+            row = _draw_step(canvas, steps[index], row, box, free)
         elif index < len(order) - 1:
             row += 1
     for lane in sorted(lanes, key=lambda lane: bool(lane.edge.visits)):

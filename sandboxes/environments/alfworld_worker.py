@@ -8,10 +8,11 @@
 
 An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. Games are
 `{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last, up to
-`MOST_OPERATORS` ground actions in all, about 100 MB) and, with a folder, on disk by content.
+`MOST_OPERATORS` ground actions in all) and, with a folder, on disk by content.
 
-A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment, hundreds of
-times slower). End of input ends the process. Left out: choosing, replacing and bounding workers (`alfworld_pool`).
+A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment,
+hundreds of times slower). End of input ends the process. Left out: choosing, replacing and bounding workers
+(`alfworld_pool`).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from typing import Any
 from kintsugi.errors import ConfigError, SandboxError, missing_extra
 from kintsugi.sandboxes.interpreter_files import interpreter
 from kintsugi.sandboxes.sandbox import Limits
-from kintsugi.sandboxes.worker_pool import WorkerFailed, WorkerLine, WorkerPool
+from kintsugi.sandboxes.worker_pool import WorkerFailed, WorkerLine, WorkerPool, num_cores
 
-ANSWER_S = 3.0
+ANSWER_S = 3
 """An engine that has not said its version by then is none."""
 FOLDER = "/sandbox"
 LABEL = "kintsugi.sandbox"
@@ -70,7 +71,7 @@ def unavailable() -> str | None:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
-    return (found[0] if found else f"no Docker engine answers within {ANSWER_S:.0f} s") or None
+    return (found[0] if found else f"no Docker engine answers within {ANSWER_S} s") or None
 
 
 def open_backend(*, workers: int | None, limits: Limits, image: str | None, allow_unsafe: bool) -> DockerSandbox:
@@ -81,7 +82,7 @@ def open_backend(*, workers: int | None, limits: Limits, image: str | None, allo
 def _address() -> dict[str, Any]:
     from docker.utils import kwargs_from_env
 
-    return kwargs_from_env()
+    return {**kwargs_from_env()}
 
 
 class DockerWorker(WorkerLine):
@@ -179,6 +180,11 @@ class DockerSandbox(WorkerPool):
             from docker.errors import DockerException
         except ImportError:
             raise missing_extra("the Docker sandbox", "docker") from None
+        if image is None and sys.platform != "linux":
+            raise SandboxError(
+                f"docker sandbox: expected image=..., as the interpreter of {sys.platform} makes no image of Linux; name "
+                "one with Python 3.11 or later, such as python:3.12-slim once you have pulled it"
+            )
         limits = limits or Limits()
         self._client_lock = threading.Lock()
         self._label = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -192,7 +198,7 @@ class DockerSandbox(WorkerPool):
                 "does so on Debian) or use kind='local'"
             ) from error
         self._settings: dict[str, Any] = {"folder": FOLDER, "container": True, "files_mb": limits.files_mb, "rung": "auto"}
-        super().__init__(workers=workers or len(os.sched_getaffinity(0)), limits=limits, allow_unsafe=allow_unsafe)
+        super().__init__(workers=workers or num_cores(), limits=limits, allow_unsafe=allow_unsafe)
         self._settings["rung"] = self.rung  # a replacement must not be weaker than what was promised
 
     def _start(self) -> DockerWorker:
@@ -244,7 +250,7 @@ def _own_image(client: Any, image: str) -> str:
 
 def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) -> dict[str, Any]:
     """What `create_container` is told. In an image of the user's own its site-packages count, and its own PATH."""
-    import docker
+    from docker.types import LogConfig, Ulimit
 
     memory = int(limits.memory_mb + limits.files_mb + _WORKER_MB) << 20
     size = int(limits.files_mb) + 1
@@ -257,12 +263,12 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
         memswap_limit=memory,  # the same: no swap
         pids_limit=limits.processes + 3,  # the worker, a judge, and one being reaped
         ulimits=[
-            docker.types.Ulimit(name=name, soft=value, hard=value)
+            Ulimit(name=name, soft=value, hard=value)
             for name, value in (("nofile", 256), ("core", 0), ("memlock", 0), ("msgqueue", 0))
         ],
         tmpfs={FOLDER: f"size={size}m,nr_inodes={1024 + 256 * size},uid=65534,gid=65534,mode=700,noexec,nosuid,nodev"},
         ipc_mode="none",  # no /dev/shm, no message queues
-        log_config=docker.types.LogConfig(type="none"),  # what passes over the line would pile up on disk
+        log_config=LogConfig(type="none"),  # what passes over the line would pile up on disk
         auto_remove=True,
     )
     python = "python3" if own else interpreter()

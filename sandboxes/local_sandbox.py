@@ -30,7 +30,7 @@ from typing import Any
 
 from kintsugi.sandboxes.interpreter_files import interpreter, shared_libraries
 from kintsugi.sandboxes.sandbox import Limits
-from kintsugi.sandboxes.worker_pool import WorkerLine, WorkerPool
+from kintsugi.sandboxes.worker_pool import WorkerLine, WorkerPool, num_cores
 
 
 def unavailable() -> str | None:
@@ -152,7 +152,7 @@ class LocalSandbox(WorkerPool):
         packages: Mapping[str, str] | None = None,
     ) -> None:
         limits = limits or Limits()
-        num_workers = workers or len(os.sched_getaffinity(0))
+        num_workers = workers or num_cores()
         files, links = shared_libraries()
         self._settings: dict[str, Any] = {
             "rung": confinement,

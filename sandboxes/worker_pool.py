@@ -40,6 +40,11 @@ _warned: set[tuple[str, frozenset[str]]] = set()
 Answer = TypeVar("Answer")
 
 
+def num_cores() -> int:
+    """Cores that this process may use: as many programs run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerFailed(Exception):
     """The worker gave no answer."""
 

@@ -130,12 +130,12 @@ def test_an_own_image_is_used_and_none_is_pulled(sandbox: docker_sandbox.DockerS
     made = client.create_container(sandbox.image, command=["none"])["Id"]
     try:
         client.put_archive(made, "/", own_files())
-        client.commit(made, *own.split(":"))
+        client.commit(made, repository=own.split(":")[0], tag="own")
         with docker_sandbox.DockerSandbox(workers=1, image=own) as opened:
             assert opened.run("import ownpackage\nprint(ownpackage.answer)").stdout == "42\n"
             assert opened.guarantees == sandbox.guarantees
         client.remove_image(own, force=True)
-        client.commit(made, *own.split(":"), changes=["ENV PATH=/nowhere"])
+        client.commit(made, repository=own.split(":")[0], tag="own", changes=["ENV PATH=/nowhere"])
         with pytest.raises(SandboxError, match="python3"):
             docker_sandbox.DockerSandbox(workers=1, image=own)
     finally:

@@ -21,11 +21,17 @@ from pathlib import Path
 
 def run_seed(recipes: list[str], seed: int, folder: Path, overrides: list[str]) -> list[Path]:
     """All recipes of one seed, one after another; the folders of their runs."""
+    from kintsugi.training.recipe import load_recipe
+    from kintsugi.training.run import recipe_of
+
     done = []
     for recipe in recipes:
         out = folder / f"{recipe}-{seed}"
         new = [recipe, f"seed={seed}", *overrides, "--out", str(out)]
-        what = ["--resume", str(out)] if (out / "run.json").exists() else new
+        begun = (out / "run.json").exists()
+        if begun and recipe_of(out) != load_recipe(recipe, [f"seed={seed}", *overrides]):
+            raise SystemExit(f"{out} was begun with other settings: remove it, or give another --out")
+        what = ["--resume", str(out)] if begun else new
         command = [sys.executable, "-m", "kintsugi", "train", *what, "--quiet"]
         started = time.monotonic()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

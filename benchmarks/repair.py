@@ -4,7 +4,8 @@
 
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, and, apart from them, one fresh sample after another until
-one is right; at most 4 of each. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
+one is right; at most 4 of each. A repair that repeats the very line objected to is drawn again, at most twice, and its
+tokens count. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
 and how many of these tasks are rescued at equal generated tokens, and at equal processed tokens (context run through the
 model, plus generated).
 """
@@ -48,7 +49,7 @@ def rescued(attempts: list[Try], budget: float, tokens: int) -> bool:
     spent = 0
     for attempt in attempts:
         spent += attempt[tokens]
-        if spent > budget:
+        if spent > budget * (1 + 1e-9):
             return False
         if attempt[0]:
             return True
@@ -72,9 +73,10 @@ def measure(runs: list[Path], worth: int) -> dict[str, Any]:
             seeds.append(number)
             by_round[round_number] = [a + b for a, b in zip(by_round[round_number], row, strict=True)]
         for index, name in enumerate(("generated", "processed"), start=1):
-            budget = worth * mean(t[index] for both in found.values() for t in both["fresh"])
-            for kind in ("repair", "fresh"):
-                budgets[name][kind] += [int(rescued(both[kind], budget, index)) for both in found.values()]
+            for both in found.values():
+                budget = worth * mean(t[index] for t in both["fresh"])  # the task's own: long ones need more
+                for kind in ("repair", "fresh"):
+                    budgets[name][kind].append(int(rescued(both[kind], budget, index)))
         groups += [number] * len(found)
     columns = list(zip(*hits, strict=True))
     single = rate_ratio(*map(list, columns), groups=seeds)
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--worth", type=int, default=2, help="token budget of an unsolved task, in fresh attempts")
+    parser.add_argument("--worth", type=int, default=4, help="token budget of an unsolved task, in fresh attempts")
     parser.add_argument("--out", type=Path, default=Path("runs/repair"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()

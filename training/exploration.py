@@ -23,6 +23,8 @@ from kintsugi.training.repair_search import Decode, best_place
 
 FIRST_EXTRA = 1000
 """Sample numbers from here on belong to unsolved tasks' repairs (1000 + n) and fresh samples (2000 + n)."""
+AGAIN = 3 * FIRST_EXTRA
+"""Sample numbers from here on belong to the trained reflector's second look (`reflecting`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Exploration:
     async def play(self, tasks: Sequence[Task], on_done: Callable[[Episode], None]) -> list[Episode]:
         """Explore `tasks` until they or the token budget run out; all episodes of the round, in order."""
         per_wave = max(1, self.cast.episode.wave // self.recipe.explore.k)
-        budget = self.recipe.explore.budget_tokens
+        budget = self.recipe.explore_budget
         found: list[Episode] = []
         for number, wave in enumerate(waves(tasks, per_wave)):
             # Whole waves alone: end at the boundary that is nearest to the budget, going by the waves so far.
@@ -157,12 +159,12 @@ def worth_repairing(failed: Sequence[Trajectory]) -> list[Trajectory]:
     return sorted((one for one in failed if one.stop in ("failure", "truncated")), key=promise)
 
 
-def generated(episodes: Sequence[Episode]) -> int:
-    """Tokens sampled in these episodes, yardsticks left out."""
+def generated(episodes: Sequence[Episode], before: int | None = None) -> int:
+    """Tokens sampled in these episodes, yardsticks left out; `before`: only of lower sample numbers."""
     return sum(
         trajectory.cost.generated_tokens
         for episode in episodes
-        if episode.purpose == "explore"
+        if episode.purpose == "explore" and (before is None or episode.sample < before)
         for trajectory in episode.trajectories
     )
 
@@ -178,7 +180,7 @@ def count(episodes: Sequence[Episode], k: int) -> ExploreCount:
         first = [episode.trajectories[0] for episode in samples if episode.trajectories]
         later = [one for episode in samples for one in episode.trajectories[1:]]
         repairs = later + [e.trajectories[0] for e in mine if FIRST_EXTRA <= e.sample < 2 * FIRST_EXTRA]
-        fresh = [e.trajectories[0] for e in mine if e.sample >= 2 * FIRST_EXTRA]
+        fresh = [e.trajectories[0] for e in mine if 2 * FIRST_EXTRA <= e.sample < AGAIN]
         solved = any(one.success for one in first)
         total["tasks"] += 1
         total["samples"] += len(first)

@@ -105,9 +105,10 @@ class ExploreConfig(StrictConfig):
 
 class ReflectorConfig(StrictConfig):
     """The reflector's own training (Re-ReST): after the first, zero-shot reflections it learns from wrong → right pairs
-    and reflects on what is still failed once more."""
+    and reflects on what is still failed once more. token_share: of explore.budget_tokens, kept back for that second look."""
 
     train: bool = False
+    token_share: float = Field(default=0.2, ge=0, lt=1)
     learn: LearnConfig = LearnConfig()
 
 
@@ -182,9 +183,20 @@ class Recipe(StrictConfig):
             raise ValueError("a [warm_start] table for a model made from scratch, or model.path")
         if self.control.enabled and self.warm_start is None:
             raise ValueError("a [warm_start] table when control.enabled is true: the control learns demonstrations alone")
+        if self.control.enabled and self.learn.steps is None:
+            raise ValueError("learn.steps when control.enabled is true: the control spends the same optimizer steps")
+        if self.evaluate.samples and max(self.evaluate.pass_k, default=0) > self.evaluate.samples:
+            raise ValueError(f"evaluate.samples of at least {max(self.evaluate.pass_k)}, the greatest of evaluate.pass_k")
         if self.targets.replay and self.warm_start is None:
             raise ValueError("a [warm_start] table when targets.replay > 0: there is nothing to replay")
         return self
+
+    @property
+    def explore_budget(self) -> int | None:
+        """Tokens that exploring may generate: the budget less what is kept back for a trained reflector."""
+        tokens, reflector = self.explore.budget_tokens, self.reflector
+        kept_back = self.repair.who == "reflector" and reflector.train
+        return tokens if tokens is None or not kept_back else round(tokens * (1 - reflector.token_share))
 
 
 def recipe_names() -> dict[str, str]:

@@ -121,7 +121,13 @@ def compare(run_folders: Sequence[Path], picture: Path | None = None) -> Compari
             raise RunError(f"expected evaluations in {story.folder}, found none: let the run finish its start first")
     groups: dict[str, dict[int, RunStory]] = {}
     for label, story in zip(_labels(stories), stories, strict=True):
-        groups.setdefault(label, {})[story.seed] = story
+        seeds = groups.setdefault(label, {})
+        if story.seed in seeds:
+            raise RunError(
+                f"{seeds[story.seed].folder} and {story.folder} are the same recipe and seed ({label}, {story.seed}): "
+                "give one of them, or folders of different names"
+            )
+        seeds[story.seed] = story
     arms = [arm for label, seeds in groups.items() for arm in _arms(label, seeds)]
     differences = tuple(
         (first.label, second.label, paired_t([first.last[s] for s in seeds], [second.last[s] for s in seeds]))

@@ -39,12 +39,6 @@ class RunResult:
     champion_folder: Path
     success_rates: Mapping[tuple[str, int], float]
 
-    @property
-    def lift(self) -> float:
-        """Champion's held-out success minus the start policy's, as a fraction."""
-        last = max(number for arm, number in self.success_rates if arm == "main")
-        return self.success_rates["main", last] - self.success_rates["main", 0]
-
 
 def train(recipe: Recipe, *, out: str | Path, watch: Watch | None = None) -> RunResult:
     """Run all rounds of `recipe` in the new folder `out`. Raises a KintsugiError for whatever a user can mend."""

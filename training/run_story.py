@@ -31,8 +31,8 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStory:
-    """main, control: evaluations by round, oldest first. explored, learned, gates: metrics lines by round (learned: of
-    the main arm). planned_rounds: what the recipe asks for, None when it does not say."""
+    """main, control: evaluations by round, oldest first. explored, reflected, learned, gates: metrics lines by round
+    (learned: of the main arm). planned_rounds: what the recipe asks for, None when it does not say."""
 
     folder: Path
     name: str
@@ -41,6 +41,7 @@ class RunStory:
     main: tuple[Point, ...]
     control: tuple[Point, ...]
     explored: Mapping[int, Mapping[str, Any]]
+    reflected: Mapping[int, Mapping[str, Any]]
     learned: Mapping[int, Mapping[str, Any]]
     gates: Mapping[int, Mapping[str, Any]]
     planned_rounds: int | None
@@ -81,8 +82,9 @@ class RunStory:
     def totals(self) -> dict[str, float]:
         """Sums over rounds: tokens, seconds, steps, and tries at unsolved tasks by repair and by fresh samples."""
         keys = ("generated_tokens", "processed_tokens", "repairs", "repairs_right", "fresh", "fresh_right")
-        found = {key: float(sum(_number(line.get(key)) for line in self.explored.values())) for key in keys}
-        both = (*self.explored.values(), *self.learned.values())
+        sampled = (*self.explored.values(), *self.reflected.values())
+        found = {key: float(sum(_number(line.get(key)) for line in sampled)) for key in keys}
+        both = (*sampled, *self.learned.values())
         found["seconds"] = float(sum(_number(line.get("seconds")) for line in both))
         found["steps"] = float(sum(_number(line.get("steps")) for line in self.learned.values()))
         return found
@@ -104,6 +106,7 @@ def read_run(folder: Path) -> RunStory:
         main=_points(lines, "main"),
         control=_points(lines, "control"),
         explored=_by_round(lines, "round"),
+        reflected=_by_round(lines, "reflect"),
         learned=_by_round([line for line in lines if line.get("arm", "main") == "main"], "learn"),
         gates=_by_round(lines, "gate"),
         planned_rounds=int(planned) if isinstance(planned, int) else None,

@@ -31,14 +31,11 @@ from kintsugi.training.intervals import wilson_interval
 from kintsugi.training.learn import learn
 from kintsugi.training.lessons import Lessons
 from kintsugi.training.recipe import Recipe
+from kintsugi.training.reflecting import train_and_reflect
 from kintsugi.training.round_tasks import RoundTasks
 from kintsugi.training.run_folder import RunFolder, write_whole
 from kintsugi.training.selection import build_pool, select
-from kintsugi.training.warm_start import (
-    check_band,
-    load_chat,
-    warm_start,
-)
+from kintsugi.training.warm_start import check_band, load_chat, warm_start
 from kintsugi.training.watch import Watch
 
 START = "start"
@@ -86,7 +83,8 @@ class Stages:
         versions = {START: folder}
         self.ledger.add_checkpoint(self._checkpoint(START, "actor", folder, base=folder, round=0))
         first = await self._evaluate(START, self._at(folder), arm="main", round=0)
-        check_band(recipe, first.success_rate)
+        if not recipe.model.path:
+            check_band(recipe, first.success_rate)
         if recipe.control.enabled:
             control = dataclasses.replace(first, arm="control")
             self.ledger.add_evaluation(control)
@@ -99,7 +97,7 @@ class Stages:
         """Samples, verdicts and repairs of this round's tasks, into the ledger."""
         recipe, number = self.recipe, state["round"]
         tasks = self.tasks.of_round(number)
-        cast = await self._cast(state, repair=recipe.repair, few_shot=number <= recipe.explore.few_shot_rounds)
+        cast = await self.cast(state, repair=recipe.repair, few_shot=number <= recipe.explore.few_shot_rounds)
         explorer = exploration.Exploration(
             recipe, cast, self.ledger, run_id=self.run_id, round=number, version=state["champion"]
         )
@@ -119,42 +117,7 @@ class Stages:
 
     async def reflect(self, state: RoundState) -> dict[str, Any]:
         """Train the reflector on wrong → right, then reflect once more on what is still failed (Re-ReST, section 3)."""
-        number = state["round"]
-        version = f"reflector-{number}"
-        # What this very stage added before it was cut off is left out, so that a repetition sees what it saw at first.
-        trajectories = {
-            name: one
-            for name, one in self._trajectories(number).items()
-            if one.round < number or one.policy_version != version
-        }
-        pool = build_pool(trajectories.values(), self.recipe.select, round=number, seed=self.recipe.seed)
-        pairs = select(pool, self.recipe.select).reflector
-        rows = self._lessons().rows(trajectories)
-        built = [row for row in map(rows.repair_row, pairs) if any(row.mask)]
-        if not built:
-            self.watch.say(f"round {number}  no wrong → right pair yet: the reflector stays as it is")
-            return {}
-        dataset = Dataset(run_id=self.run_id, round=number, target="reflector", rows=tuple(built))
-        self.ledger.add_dataset(dataset)
-        await self._learn(state, dataset, version, source=self._source(state), config=self.recipe.reflector.learn)
-        versions = {**state["versions"], version: f"policies/{version}"}
-        failed = _still_failed(trajectories.values(), number)
-        repair = self.recipe.repair.model_copy(update={"on": "unsolved"})
-        cast = await self._cast({**state, "versions": versions}, repair=repair, reflector=version)
-        explorer = exploration.Exploration(
-            self.recipe, cast, self.ledger, run_id=self.run_id, round=number, version=version
-        )
-        tasks = {task.id: task for task in self.tasks.of_round(number)}
-        plans = [
-            explorer.plan(tasks[one.task_id], exploration.FIRST_EXTRA + index, repair_of=one)
-            for index, one in enumerate(failed)
-        ]
-        self.watch.begin(f"round {number}: reflect", len(plans))
-        episodes = await play_plans(plans, cast, self.ledger, lambda episode: self.watch.advance())
-        right = sum(episode.success for episode in episodes)
-        self.run.record("reflect", round=number, tries=len(episodes), right=right, pairs=len(pairs))
-        self.watch.say(f"round {number}  trained reflector repaired {right} of {len(episodes)} failed attempts")
-        return {"versions": versions}
+        return await train_and_reflect(self, state)
 
     # -- reward → select → learn
 
@@ -166,10 +129,10 @@ class Stages:
         path = self._scores_file(number)
         if path.exists():
             return {}
-        trajectories = self._trajectories(number)
+        trajectories = self.trajectories(number)
         right = [one for one in trajectories.values() if one.success]
-        cast = await self._cast(state)
-        rows = self._lessons().rows(trajectories)
+        cast = await self.cast(state)
+        rows = self.lessons().rows(trajectories)
         self.watch.begin(f"round {number}: re-score the pool", len(right))
         scores = await rows.scores(right, cast.roles["actor"].policy, on_done=self.watch.advance)
         path.parent.mkdir(exist_ok=True)
@@ -179,11 +142,11 @@ class Stages:
     async def select(self, state: RoundState) -> dict[str, Any]:
         """From the pool to this round's dataset."""
         number, recipe = state["round"], self.recipe
-        trajectories = self._trajectories(number)
+        trajectories = self.trajectories(number)
         scores = self._scores(number)
         pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
         selection = select(pool, recipe.select)
-        rows = await self._lessons().of_round(number, trajectories, selection)
+        rows = await self.lessons().of_round(number, trajectories, selection)
         if not rows:
             self.run.record("select", round=number, rows=0)
             self.watch.say(
@@ -192,7 +155,7 @@ class Stages:
             )
             return {"datasets": {}}
         hashes = {}
-        for target, made in {"main": rows, "control": await self._lessons().of_control(number)}.items():
+        for target, made in {"main": rows, "control": await self.lessons().of_control(number)}.items():
             if made:
                 dataset = Dataset(run_id=self.run_id, round=number, target=target, rows=tuple(made))
                 self.ledger.add_dataset(dataset)
@@ -208,12 +171,12 @@ class Stages:
         versions = dict(state["versions"])
         for target in state["datasets"]:
             version = f"{'round' if target == 'main' else target}-{number}"
-            source = self._source(state) if target == "main" else self._previous_control(state)
+            source = self.source(state) if target == "main" else self._previous_control(state)
             dataset = self.ledger.dataset(run_id=self.run_id, round=number, target=target)
             config = self.recipe.learn
             if target == "control":  # demonstrations have no rejected side
                 config = config.model_copy(update={"loss": "sft"})
-            await self._learn(state, dataset, version, source=source, config=config)
+            await self.learn_version(state, dataset, version, source=source, config=config)
             trained[target] = version
             versions[version] = f"policies/{version}"
         return {"trained": trained, "versions": versions}
@@ -241,7 +204,7 @@ class Stages:
         champion = version if decision.promote else state["champion"]
         return {"champion": champion, "round": number + 1}
 
-    async def _cast(
+    async def cast(
         self,
         state: RoundState,
         *,
@@ -255,12 +218,12 @@ class Stages:
             champion, self._at(versions[champion]), repair=repair, few_shot=few_shot, reflector=other, worlds=self.worlds
         )
 
-    def _trajectories(self, number: int) -> dict[str, Trajectory]:
+    def trajectories(self, number: int) -> dict[str, Trajectory]:
         """Everything explored up to this round, by id."""
         episodes = self.ledger.episodes(run_id=self.run_id, purpose="explore", round=list(range(1, number + 1)))
         return {one.id: one for episode in episodes for one in episode.trajectories}
 
-    def _lessons(self) -> Lessons:
+    def lessons(self) -> Lessons:
         return Lessons(self.recipe, self.troupe, load_chat(self._tokenizer()))
 
     def _tokenizer(self) -> str:
@@ -281,7 +244,7 @@ class Stages:
             shutil.copytree(folder, half)
             half.replace(target)
 
-    def _source(self, state: RoundState) -> tuple[str, str]:
+    def source(self, state: RoundState) -> tuple[str, str]:
         version = START if self.recipe.learn_init == "base" else state["champion"]
         return version, state["versions"][version]
 
@@ -290,7 +253,7 @@ class Stages:
         version = before if before in state["versions"] and self.recipe.learn_init != "base" else START
         return version, state["versions"][version]
 
-    async def _learn(
+    async def learn_version(
         self, state: RoundState, dataset: Dataset, version: str, *, source: tuple[str, str], config: Any
     ) -> None:
         number = state["round"]
@@ -391,11 +354,3 @@ def _apart(stage: Stage) -> Stage:
         return await asyncio.create_task(inside(), context=contextvars.Context())
 
     return run
-
-
-def _still_failed(trajectories: Any, number: int) -> list[Trajectory]:
-    """The failed first attempts of this round whose task nobody solved."""
-    mine = [one for one in trajectories if one.round == number]
-    solved = {one.task_id for one in mine if one.success}
-    failed = [one for one in mine if one.parent_id is None and one.task_id not in solved]
-    return sorted(exploration.worth_repairing(failed), key=lambda one: one.id)

@@ -52,7 +52,8 @@ class RichWatch(Watch):
 
     def advance(self, num: int = 1, note: str = "") -> None:
         if self._task is not None:
-            self.progress.update(self._task, advance=num, **({"note": note} if note else {}))
+            fields: dict[str, Any] = {"note": note} if note else {}
+            self.progress.update(self._task, advance=num, **fields)
 
     def say(self, line: str) -> None:
         self.progress.console.print(line, highlight=False)

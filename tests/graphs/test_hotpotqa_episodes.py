@@ -100,7 +100,7 @@ class ToolCaller(BaseChatModel):
         return self
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> ChatResult:
-        question = next(message.content for message in messages if isinstance(message, HumanMessage))
+        question = next(str(message.content) for message in messages if isinstance(message, HumanMessage))
         results = [message for message in messages if isinstance(message, ToolMessage)]
         calls = [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
         assert [call["id"] for call in calls] == [result.tool_call_id for result in results]

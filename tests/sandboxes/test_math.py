@@ -206,7 +206,8 @@ def test_latex_numbers_equal_a_reference() -> None:
         ("3/4", 0.75),
         (r"30\pi + 9\sqrt{3}", 30 * math.pi + 9 * math.sqrt(3)), (r"25 \text{ ft}", 25), (r"1\frac{1}{2}", 1.5),
         (r"\sqrt[3]{8}", 2),
-        ("x", None), ("(3,4)", None), ("4343_6", None), ("", None), (r"\frac{1}{0}", None), (r"\infty", None), ("2, -1", None),
+        ("x", None), ("(3,4)", None), ("4343_6", None), ("", None), (r"\frac{1}{0}", None), (r"\infty", None),
+        ("2, -1", None),
         ("1,23", None), ("9" * 500, None), ("(" * 300, None), (r"2^{9^{9^{9}}}", None), (r"x = 4", None), (r"5 5", None),
     ],
 )  # fmt: skip
@@ -290,7 +291,7 @@ def test_math_verify_says_what_it_says_outside_the_sandbox() -> None:
         ("x+1", "x-1"),
         (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 3 \end{pmatrix}"),
     ]
-    environment = opened("math", equivalence="math-verify", limits={"cpu_s": 4})
+    environment = opened("math", equivalence="math-verify")
 
     async def main() -> list[bool]:
         try:
@@ -298,7 +299,10 @@ def test_math_verify_says_what_it_says_outside_the_sandbox() -> None:
         finally:
             await environment.close()
 
-    here = [verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{line}}}")) for gold, line in pairs]
+    # No alarms here: on a busy machine they would say "not the same" of what was not finished.
+    unhurried: Any = {"parsing_timeout": None}
+    both = [[parse(f"\\boxed{{{text}}}", **unhurried) for text in pair] for pair in pairs]
+    here = [verify(gold, line, timeout_seconds=None) for gold, line in both]
     assert asyncio.run(main()) == here == [True, True, True, False, False]
 
 

@@ -36,7 +36,7 @@ def story(main: list[float], control: list[float]) -> RunStory:
 
     return RunStory(
         folder=Path(), name="demo", seed=0, info={}, main=points(main), control=points(control),
-        explored={}, learned={}, gates={}, planned_rounds=4,
+        explored={}, reflected={}, learned={}, gates={}, planned_rounds=4,
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def save_tiny_llama(texts: list[str], folder: Path) -> Any:
     backend.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=800, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     shape = LlamaConfig(

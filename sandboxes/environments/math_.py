@@ -48,6 +48,7 @@ from kintsugi.sandboxes.environments.program_of_thought import (
     find_program,
     parse_program,
 )
+from kintsugi.sandboxes.sandbox import Limits
 
 _MEND: Final = (
     "MATH is at https://github.com/hendrycks/math, and divided into 12,000 and 500 in prm800k/math_splits of "
@@ -82,6 +83,8 @@ from math_verify import parse, verify
 gold, answer = (parse(text, parsing_timeout=None) for text in json.load(sys.stdin))
 print(verify(gold, answer, timeout_seconds=None))
 """
+_CHECK_LIMITS: Final = Limits(cpu_s=5, wall_s=60, memory_mb=512)
+"""CPU decides: what is the same must not depend on how busy the machine is."""
 _RAW: Final = "https://github.com/openai/prm800k/raw/main/prm800k/math_splits/"
 
 ABOUT = About(
@@ -185,9 +188,11 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
         return same_number(line, gold) or (self.equivalence == "math-verify" and await self._verified(gold, line))
 
     async def _verified(self, gold: str, line: str) -> bool:
-        """What math-verify says, asked in the sandbox; False when it fails."""
+        """What math-verify says, asked in the sandbox; False when it cannot tell within its limits."""
         texts = json.dumps([f"\\boxed{{{gold}}}", f"\\boxed{{{line}}}"])
-        run = await (await self.sandbox()).arun(_CHECKER, stdin=texts, limits=self.limits)
+        run = await (await self.sandbox()).arun(_CHECKER, stdin=texts, limits=_CHECK_LIMITS)
+        if run.status == "sandbox_failed":  # a crash of the environment, which is retried; never a wrong answer
+            raise RuntimeError(f"the sandbox failed as math-verify was asked: {run.stderr[-200:]}")
         return run.status == "ok" and run.stdout.strip() == "True"
 
     def metrics(self, task: Task, line: str) -> Mapping[str, float]:

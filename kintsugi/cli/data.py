@@ -13,10 +13,10 @@ import typer
 
 from kintsugi.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch official data.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
-@app.callback()
+@app.callback(epilog="Example: kintsugi data fetch svamp --to data/svamp")
 def _root() -> None:
     """Fetch official data."""
 

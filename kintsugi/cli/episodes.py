@@ -21,7 +21,13 @@ from kintsugi.ledger import export as write_rows
 from kintsugi.ledger.filters import Wanted
 from kintsugi.records import Action, Critique, Episode, Message, Observation, Trajectory, Verdict, to_plain
 
-app = typer.Typer(no_args_is_help=True, help="List, show and export the episodes of a run.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show and export the episodes of a run.",
+    epilog="Example: kintsugi episodes list runs/demo --stop failure",
+    rich_markup_mode=None,
+    add_completion=False,
+)
 
 STAGES = ("explore", "refine", "reflect", "teacher", "human")
 STOPS = ("success", "failure", "truncated", "error")

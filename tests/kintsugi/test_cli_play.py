@@ -104,7 +104,7 @@ def test_a_model_folder_acts(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason='models need the "train" extra')
     from kintsugi.training.small_model import SmallModelConfig, make_small_model
 
-    shape = SmallModelConfig(hidden=16, layers=1, heads=2, intermediate=32, vocabulary=320)
+    shape = SmallModelConfig(hidden=16, layers=1, heads=2, intermediate=32, vocabulary=320, max_positions=2048)
     folder = make_small_model(["Bring the lamp to the attic. go north"] * 9, tmp_path / "model", shape)
     options = f"treasure_hunt --policy {folder} model.prompts=bare max_tokens=8"
     shown = piped(tmp_path, options, "\n:again\n:edit look\n:quit\n")
@@ -168,7 +168,7 @@ class Terminal:
         os.close(side)
         self.shown = ""
 
-    def until(self, wanted: str, patience_s: float = 150.0) -> str:
+    def until(self, wanted: str, patience_s: float = 300.0) -> str:
         """Everything shown since the last call, up to and with a match of `wanted`."""
         end = time.monotonic() + patience_s
         while (found := re.search(wanted, self.shown)) is None:
@@ -228,14 +228,14 @@ def test_ctrl_c_while_the_environment_works_and_a_kill(tmp_path: Path) -> None:
     terminal = Terminal(*slow)
     terminal.until(r"\[1, environment next\] ")
     os.write(terminal.main, b"\n")
-    time.sleep(0.7)
+    time.sleep(1.5)
     terminal.type("\x03", r"saved at point 1; come back: kintsugi play --resume")
     assert terminal.ended() == 130
 
     terminal = Terminal("--resume", "last", "--sessions", str(tmp_path))
     terminal.until(r"\[1, environment next\] ")
     os.write(terminal.main, b"\n")
-    time.sleep(0.7)
+    time.sleep(1.5)
     terminal.process.send_signal(signal.SIGKILL)
     assert terminal.ended() == -signal.SIGKILL
     row = json.loads(piped(tmp_path, "--resume last --json"))

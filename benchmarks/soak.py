@@ -84,7 +84,9 @@ def hostile(sandbox: Sandbox, program: Hostile, host: Host) -> str:
     promised = program.guarantee in sandbox.guarantees
     if promised and "BREACH" in run.stdout:
         return f"{program.name}: {run.stdout[:200]}"
-    wrong = program.statuses and run.status not in program.statuses
+    # These limits are shorter than the battery's: on a busy machine time may stop a bomb before memory does.
+    allowed = (*program.statuses, *(() if "ok" in program.statuses else ("timeout",)))
+    wrong = program.statuses and run.status not in allowed
     return f"{program.name}: {run.status} {run.stderr[-200:]}" if wrong or run.status == "sandbox_failed" else ""
 
 

@@ -169,15 +169,22 @@ class _Repairer:
         return _went(state, self.name, _add(attempt, action))
 
     async def _draw(self, role: Role, request: Request, attempt: Attempt, fault: Fault | None) -> tuple[Completion, Attempt]:
-        """The repair; one that begins with the very line objected to ends there and is drawn again (`repair.redraws`)."""
-        told = fault is not None and self.cast.repair.sees == "feedback"
-        for number in range(self.cast.repair.redraws if told else 0):
-            assert fault is not None
-            stop = (*request.sampling.stop, f"{fault.bad}\n") if fault.bad else request.sampling.stop
-            draw = dataclasses.replace(request.sampling, stop=stop, seed=request.sampling.seed ^ (number + 1))
+        """The repair; one that begins with the very line objected to ends there and is drawn again (`repair.redraws`).
+
+        Further on that line may be right (one was missing before it): a repair cut there is drawn once more, whole."""
+        if fault is None or self.cast.repair.sees != "feedback":
+            return await _ask(role, request, attempt)
+        sampling, again = request.sampling, f"{fault.bad}\n"
+        for number in range(self.cast.repair.redraws):
+            whole = dataclasses.replace(sampling, seed=sampling.seed ^ (number + 1))
+            draw = dataclasses.replace(whole, stop=(*sampling.stop, again) if fault.bad else sampling.stop)
             completion, attempt = await _ask(role, dataclasses.replace(request, sampling=draw), attempt)
-            if completion.text and completion.text.split("\n", 1)[0] != fault.bad:
+            if not completion.text or completion.text.split("\n", 1)[0] == fault.bad:
+                continue
+            cut = completion.stop == again or (completion.stop is None and completion.text.endswith("\n"))
+            if not (cut and fault.bad):
                 return completion, attempt
+            return await _ask(role, dataclasses.replace(request, sampling=whole), attempt)
         return await _ask(role, request, attempt)
 
 

@@ -52,7 +52,7 @@ class EpisodePlan:
     def episode_id(self) -> str:
         parent = self.repair_of.id if self.repair_of else ""
         parts = [self.run_id, self.purpose, self.round, self.task.hash, self.sample, self.seed, self.policy_version]
-        return content_hash([*parts, parent])
+        return content_hash([*parts, parent, *([] if self.keep is None else [self.keep])])
 
 
 class Attempt(TypedDict):

@@ -19,7 +19,8 @@ from kintsugi.ledger import Ledger
 from kintsugi.records import Episode, Task, Trajectory
 from kintsugi.training.evaluation import seed_of
 from kintsugi.training.recipe import Recipe
-from kintsugi.training.repair_search import Decode, best_place
+from kintsugi.training.repair_search import best_place
+from kintsugi.training.self_reward import Decode
 
 FIRST_EXTRA = 1000
 """Sample numbers from here on belong to unsolved tasks' repairs (1000 + n) and fresh samples (2000 + n)."""

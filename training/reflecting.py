@@ -16,7 +16,7 @@ from kintsugi.graphs.round_graph import RoundState
 from kintsugi.records import Dataset, Episode, Trajectory
 from kintsugi.training.evaluation import play_plans
 from kintsugi.training.exploration import AGAIN, Exploration, generated, worth_repairing
-from kintsugi.training.selection import build_pool, select
+from kintsugi.training.selection import select
 
 if TYPE_CHECKING:
     from kintsugi.training.stages import Stages
@@ -32,8 +32,7 @@ async def train_and_reflect(stages: Stages, state: RoundState) -> dict[str, Any]
         for name, one in stages.trajectories(number).items()
         if one.round < number or one.policy_version != version
     }
-    pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed)
-    pairs = select(pool, recipe.select).reflector
+    pairs = select(stages.pool(number, trajectories), recipe.select).reflector
     rows = stages.lessons().rows(trajectories)
     built = [row for row in map(rows.repair_row, pairs) if any(row.mask)]
     if not built:

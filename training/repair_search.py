@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kintsugi.records import Trajectory
+from kintsugi.training.self_reward import Decode, sampled_lines
 
-Decode = Callable[[Sequence[int]], str]
 PATIENCE = 0.7
 UNKNOWN_LINE = 0.75
 """Probability of a line whose tokens' log-probabilities are not known."""
@@ -82,17 +82,7 @@ def places(one: Trajectory, chances: Sequence[float], typical: float, before: Ma
 
 def line_chances(one: Trajectory, known: Mapping[str, Trajectory], decode: Decode | None) -> list[float]:
     """Log-probability of each line of a single action; the lines that a repair kept have those of its parent."""
-    action = one.actions[0]
-    lines = max(1, len(action.text.splitlines()))
-    tokens = action.tokens
-    if decode is None or tokens is None or len(tokens.logprobs) != len(tokens.completion_ids):
-        return [math.log(UNKNOWN_LINE)] * lines
-    parent = known.get(one.parent_id or "")
-    num_kept = len(action.prefill.splitlines())
-    kept = line_chances(parent, known, decode)[:num_kept] if parent is not None and parent.actions else []
-    kept += [math.log(UNKNOWN_LINE)] * (num_kept - len(kept))
-    own = [0.0]
-    for number, logprob in zip(tokens.completion_ids, tokens.logprobs, strict=True):
-        own[-1] += logprob
-        own += [0.0] * decode([number]).count("\n")
-    return ([*kept, *own] + [0.0] * lines)[:lines]
+    count = max(1, len(one.actions[0].text.splitlines()))
+    sampled = sampled_lines(one, known, decode)
+    chances = [math.log(UNKNOWN_LINE) if line is None else math.fsum(line) for line in sampled]
+    return (chances + [0.0] * count)[:count]

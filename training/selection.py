@@ -110,8 +110,9 @@ def build_pool(
     seed: int = 0,
     rescored: Mapping[str, float] | None = None,
 ) -> Pool:
-    """The pool at the end of `round`. rescored: self-rewards by trajectory id under the present policy, which then
-    stand in for the recorded ones (a pool of several rounds otherwise compares the self-rewards of several models)."""
+    """The pool at the end of `round`. rescored: self-rewards by trajectory id that stand in for the recorded ones: of whole
+    attempts where only a part was sampled, or under the present policy (a pool of several rounds otherwise compares the
+    self-rewards of several models)."""
     admitted = _admitted(trajectories, config, round)
     soft = {one.id: (rescored or {}).get(one.id, one.soft_reward) for one in admitted.values()}
     key = _sort_key(config, soft, seed)

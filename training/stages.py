@@ -14,6 +14,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from kintsugi.training.recipe import Recipe
 from kintsugi.training.reflecting import train_and_reflect
 from kintsugi.training.round_tasks import RoundTasks
 from kintsugi.training.run_folder import RunFolder, write_whole
-from kintsugi.training.selection import build_pool, select
+from kintsugi.training.selection import Pool, build_pool, select
+from kintsugi.training.self_reward import self_rewards
 from kintsugi.training.warm_start import check_band, load_chat, warm_start
 from kintsugi.training.watch import Watch
 
@@ -143,8 +145,7 @@ class Stages:
         """From the pool to this round's dataset."""
         number, recipe = state["round"], self.recipe
         trajectories = self.trajectories(number)
-        scores = self._scores(number)
-        pool = build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
+        pool = self.pool(number, trajectories)
         selection = select(pool, recipe.select)
         rows = await self.lessons().of_round(number, trajectories, selection)
         if not rows:
@@ -222,6 +223,14 @@ class Stages:
         """Everything explored up to this round, by id."""
         episodes = self.ledger.episodes(run_id=self.run_id, purpose="explore", round=list(range(1, number + 1)))
         return {one.id: one for episode in episodes for one in episode.trajectories}
+
+    def pool(self, number: int, trajectories: Mapping[str, Trajectory]) -> Pool:
+        """The long-term memory as this round's selection sees it, self-rewards of whole attempts among one another."""
+        path = self._scores_file(number)
+        rescored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        scores = {**self_rewards(trajectories, load_chat(self._tokenizer()).decode), **rescored}
+        recipe = self.recipe
+        return build_pool(trajectories.values(), recipe.select, round=number, seed=recipe.seed, rescored=scores)
 
     def lessons(self) -> Lessons:
         return Lessons(self.recipe, self.troupe, load_chat(self._tokenizer()))
@@ -332,10 +341,6 @@ class Stages:
 
     def _scores_file(self, number: int) -> Path:
         return self.run.path / "scores" / f"round-{number}.json"
-
-    def _scores(self, number: int) -> dict[str, float]:
-        path = self._scores_file(number)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _on_step(self, step: int, steps: int, loss: float) -> None:
         if self._stopped.is_set():

@@ -45,8 +45,8 @@ class Row:
     """One sample to draw, and what came of it.
 
     context: ids to feed. sample: which sample of its request. tokens: ids sampled. logprobs: theirs, at temperature 1.
-    text: without end of turn and stop string. finish: "stop" or "length"; None while unfinished. processed: context
-    tokens really run. dropped: set from outside when nobody waits for it any more.
+    text: without end of turn and stop string. finish: "stop" or "length"; None while unfinished. stop: the stop string
+    that ended it, if any. processed: context tokens really run. dropped: set from outside when nobody waits for it any more.
     """
 
     context: tuple[int, ...]
@@ -56,6 +56,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
     finish: str | None = None
+    stop: str = ""
     processed: int = 0
     dropped: bool = False
 
@@ -218,8 +219,8 @@ class BatchDecoder:
         tail = self.decode_text(row.tokens[-window:])
         if not any(stop in tail for stop in stops):
             return False
-        row.text, found = cut_at_stop(self.decode_text(row.tokens), stops)
-        return found
+        row.text, row.stop = cut_at_stop(self.decode_text(row.tokens), stops)
+        return bool(row.stop)
 
     def _stop_triggers(self, stops: tuple[str, ...]) -> frozenset[int]:
         """Tokens that may complete a stop string: only after these is text decoded."""

@@ -225,6 +225,7 @@ def _choice(index: int, completion: Completion, asked: _ChatRequest) -> dict[str
         "index": index,
         "message": {"role": "assistant", "content": completion.text},
         "finish_reason": completion.finish,
+        **({} if completion.stop is None else {"stop_reason": completion.stop or None}),
         "logprobs": None,
     }
     if asked.logprobs and completion.logprobs:

@@ -67,6 +67,10 @@ def check_stop_strings(factory: Factory) -> None:
         assert stop not in cut.text, f"expected the answer to end before the stop string {stop!r}, found {cut.text!r}"
         assert whole.text.startswith(cut.text), f"expected the beginning of {whole.text!r}, found {cut.text!r}"
         assert cut.finish == "stop", f'expected finish "stop" after a stop string, found "{cut.finish}"'
+        assert cut.stop in (stop, None), f"expected the stop string {stop!r} (None: cannot tell), found {cut.stop!r}"
+        if whole.finish == "stop":
+            ended = (await _greedy(policy, stop=("\x00never\x00",))).stop
+            assert ended in ("", None), f'expected stop "" at the end of a turn (None: cannot tell), found {ended!r}'
         _well_formed(cut, GREEDY)
 
     _with_policy(factory, body)

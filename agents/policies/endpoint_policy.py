@@ -187,6 +187,7 @@ class EndpointPolicy:
                 Completion(
                     text=text,
                     finish="length" if choice.get("finish_reason") == "length" else "stop",
+                    stop=_stop_string(choice, request.sampling.stop),
                     prompt_ids=prompt_ids if ids else (),
                     token_ids=ids,
                     logprobs=logprobs,
@@ -290,10 +291,19 @@ def _models(reply: Mapping[str, Any]) -> dict[str, str]:
     return {str(entry.get("id")): str(entry.get("owned_by", "")) for entry in named}
 
 
+def _stop_string(choice: Mapping[str, Any], stops: Sequence[str]) -> str | None:
+    """The stop string that ended an answer, where the server tells: vLLM's `stop_reason`, null at the end of a turn."""
+    if choice.get("finish_reason") != "stop" or not stops:
+        return ""
+    reason = choice.get("stop_reason", "?")
+    return reason if reason in stops else "" if reason is None or isinstance(reason, int) else None
+
+
 def _without_cost(answer: Completion) -> Completion:
     return Completion(
         text=answer.text,
         finish=answer.finish,
+        stop=answer.stop,
         prompt_ids=answer.prompt_ids,
         token_ids=answer.token_ids,
         logprobs=answer.logprobs,

@@ -193,7 +193,7 @@ def _with_calls(tools: Tools, messages: Sequence[ChatMessage]) -> list[BaseMessa
 def _completion(answer: Any, request: Request, tools: Tools | None) -> Completion:
     """The answer's text and whatever else its metadata tells."""
     metadata = answer.response_metadata or {}
-    text, stopped = cut_at_stop(str(answer.text), request.sampling.stop)
+    text, stop = cut_at_stop(str(answer.text), request.sampling.stop)
     if tools is not None:
         text = tools.text(text, langchain_calls(answer))
     finish = "length" if metadata.get("finish_reason") in ("length", "max_tokens") else "stop"
@@ -203,7 +203,8 @@ def _completion(answer: Any, request: Request, tools: Tools | None) -> Completio
     whole = not ids or not logprobs or len(ids) == len(logprobs)
     return Completion(
         text=text,
-        finish="stop" if stopped else finish,
+        finish="stop" if stop else finish,
+        stop=stop or None,
         prompt_ids=tuple(metadata.get("prompt_token_ids") or ()) if ids else (),
         token_ids=ids,
         logprobs=logprobs if whole else (),

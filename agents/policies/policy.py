@@ -72,6 +72,7 @@ class Completion:
 
     text: the answer without the end-of-turn token or stop string.
     finish: "stop" (end-of-turn token or stop string) or "length" (max_tokens reached).
+    stop: the stop string that ended it; "" when none did, None when the policy cannot tell.
     prompt_ids: ids fed as context (prefill included); empty when the policy cannot tell.
     token_ids: ids sampled, the end-of-turn token included when it was sampled; empty when the policy cannot tell.
     logprobs: natural log-probability of each of `token_ids` under the model at temperature 1 (not the tempered
@@ -82,6 +83,7 @@ class Completion:
 
     text: str
     finish: str = "stop"
+    stop: str | None = None
     prompt_ids: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()

@@ -102,18 +102,19 @@ class ScriptedPolicy:
         return answer
 
     def _completion(self, answer: str, request: Request, sample: int) -> Completion:
-        text, stopped = cut_at_stop(answer.removeprefix(request.prefill), request.sampling.stop)
+        text, stop = cut_at_stop(answer.removeprefix(request.prefill), request.sampling.stop)
         if not self._byte_tokens:
-            return Completion(text=text)
+            return Completion(text=text, stop=stop)
         prompt = "".join(f"{message['role']}:{message['content']}\n" for message in request.messages) + request.prefill
-        ids = tuple(text.encode()) if stopped else (*text.encode(), END_OF_TURN)
+        ids = tuple(text.encode()) if stop else (*text.encode(), END_OF_TURN)
         finish = "stop"
         if len(ids) > request.sampling.max_tokens:
-            ids, finish = ids[: request.sampling.max_tokens], "length"
+            ids, finish, stop = ids[: request.sampling.max_tokens], "length", ""
             text = bytes(ids).decode(errors="ignore")
         return Completion(
             text=text,
             finish=finish,
+            stop=stop,
             prompt_ids=tuple(prompt.encode()),
             token_ids=ids,
             logprobs=tuple(_logprob(token) for token in ids),

@@ -142,6 +142,7 @@ class TransformersPolicy:
             Completion(
                 text=row.text,
                 finish=row.finish or "length",
+                stop=row.stop,
                 prompt_ids=context,
                 token_ids=tuple(row.tokens),
                 logprobs=tuple(row.logprobs),

@@ -107,6 +107,19 @@ def test_a_repair_that_repeats_the_bad_line_is_drawn_again() -> None:
         assert tokens and mended.cost.processed_tokens == len(asked) * len(tokens.context_ids), "every draw is paid"
 
 
+def test_a_repair_that_comes_back_to_the_bad_line_is_whole() -> None:
+    """What was missing stood before the line objected to: that line, further on, does not cut the repair."""
+    environment, task, _, _ = one_problem()
+    bad, fault, completion = environment.scripted_repair(task, random.Random(1))
+    inserted = f"{completion}\n{fault.bad}\nprint(1)"
+    policy = ScriptedPolicy([bad, inserted, inserted], byte_tokens=True)
+    repair = {**SELF, "form": "rollback", "redraws": 2}
+    (episode,) = played(cast_of(policy, environment, prompts="bare", repair=repair), plan_of(task))
+    mended, asked = episode.trajectories[1], policy.requests[1:]
+    assert mended.text == fault.kept + inserted
+    assert len({one.sampling.seed for one in asked}) == 1 and len(asked) == 2, "the same sample, whole"
+
+
 def test_blind_rollback_goes_on_from_a_line_of_its_own() -> None:
     environment, task, _, _ = one_problem()
     bad = environment.scripted_repair(task, random.Random(1))[0]

@@ -49,17 +49,18 @@ class Lessons:
     def _own(self, trajectories: Mapping[str, Trajectory], selection: Selection) -> list[DatasetRow]:
         targets, rows = self.recipe.targets, self.rows(trajectories)
         loss = self.recipe.learn.loss
-        pairs = [rows.pair(pair) for pair in selection.pairs] if loss in ("dpo", "contrastive") else []
-        if loss == "dpo":
-            return pairs
-        paired = {row.trajectory_id for row in pairs}
         rescued = rescued_tasks(trajectories.values())
-        made = list(pairs)
-        for name in selection.explore:
-            one = trajectories[name]
-            weight = targets.rescued_weight if one.task_id in rescued else targets.solved_weight
-            if name not in paired:
-                made.append(rows.explore(one, weight=weight))
+
+        def weight(name: str) -> float:
+            by_kind = targets.rescued_weight if trajectories[name].task_id in rescued else targets.solved_weight
+            return by_kind * selection.weights.get(name, 1.0)
+
+        contrasts = selection.pairs if loss in ("dpo", "contrastive") else ()
+        made = [rows.pair(pair, weight=weight(pair.chosen_id)) for pair in contrasts]
+        if loss == "dpo":
+            return made
+        paired = {row.trajectory_id for row in made}
+        made += [rows.explore(trajectories[name], weight=weight(name)) for name in selection.explore if name not in paired]
         if targets.repairs != "none":
             repairs: Sequence[Pair] = selection.repairs if targets.repairs == "ranked" else selection.reflector
             made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in repairs]

@@ -73,7 +73,7 @@ class Rows:
             kind="explore", task_id=trajectory.task_id, trajectory_id=trajectory.id, ids=ids, mask=mask, weight=weight
         )
 
-    def pair(self, pair: Pair) -> DatasetRow:
+    def pair(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
         """y⁺ preferred to y⁻ after the same prompt."""
         chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
         ids, mask = self._attempt(chosen)
@@ -87,6 +87,7 @@ class Rows:
             rejected_trajectory_id=rejected.id,
             rejected_ids=rejected_ids,
             rejected_mask=rejected_mask,
+            weight=weight,
         )
 
     def repair_row(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from kintsugi.config import StrictConfig
 from kintsugi.records import Pair, Trajectory
@@ -52,7 +53,8 @@ class SelectConfig(StrictConfig):
     one; one without a self-reward then fails. min_hard: a chosen one is verified by hard reward >= min_hard instead of
     by success (ReST's threshold). match: the right answer that a wrong one is paired with when it has no verified
     rewrite of its own: the best-ranked, or the one with the longest common beginning ("nearest"). skip_mastered: a task
-    whose attempts all succeeded gives no rows: the policy has nothing to learn from it.
+    whose attempts all succeeded gives no rows: the policy has nothing to learn from it. soft_temperature: a task's explore
+    rows are weighted by the softmax of their self-rewards over this temperature (nats), 1 in the mean; None: all alike.
     """
 
     memory: Literal["all_rounds", "this_round"] = "all_rounds"
@@ -68,6 +70,7 @@ class SelectConfig(StrictConfig):
     min_hard: float | None = None
     match: Literal["ranked", "nearest"] = "ranked"
     skip_mastered: bool = False
+    soft_temperature: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +86,10 @@ class TaskPool:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The long-term memory as selection sees it: tasks in the order of their ids."""
+    """The long-term memory as selection sees it: tasks in the order of their ids. soft: self-rewards by trajectory id."""
 
     tasks: tuple[TaskPool, ...]
+    soft: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +98,13 @@ class Selection:
 
     explore: trajectory ids for rows x → y⁺. repairs: rows (x, y⁻) → y⁺ for a refiner that shares the actor's weights.
     pairs: y⁺ preferred to y⁻ (DPO), each trajectory at most once. reflector: rows (x, y⁻) → y⁺ for a separate
-    reflector, one for each failed attempt of a solved task."""
+    reflector, one for each failed attempt of a solved task. weights: of chosen trajectories by id, 1 where it says nothing."""
 
     explore: tuple[str, ...]
     repairs: tuple[Pair, ...]
     pairs: tuple[Pair, ...]
     reflector: tuple[Pair, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def build_pool(
@@ -131,7 +136,7 @@ def build_pool(
             chosen, rejected = _distinct(chosen), _distinct(rejected)
         parents = {one.id: parent for one in chosen if (parent := _failed_parent(one, admitted, config)) is not None}
         pools.append(TaskPool(task_id=task_id, chosen=tuple(chosen), rejected=tuple(rejected), parents=parents))
-    return Pool(tasks=tuple(pools))
+    return Pool(tasks=tuple(pools), soft=soft)
 
 
 def select(pool: Pool, config: SelectConfig) -> Selection:
@@ -140,13 +145,31 @@ def select(pool: Pool, config: SelectConfig) -> Selection:
     repairs: list[Pair] = []
     pairs: list[Pair] = []
     reflector: list[Pair] = []
+    weights: dict[str, float] = {}
     for task in pool.tasks:
         rows, repair_rows = rows_of(task, config)
         explore += rows
+        if config.soft_temperature is not None:
+            weights |= soft_weights({name: pool.soft.get(name) for name in rows}, config.soft_temperature)
         repairs += repair_rows
         pairs += preference_pairs(task)[: _cap(config.pair_cap)]
         reflector += reflector_pairs(task, nearest=config.match == "nearest")[: _cap(config.pair_cap)]
-    return Selection(explore=tuple(explore), repairs=tuple(repairs), pairs=tuple(pairs), reflector=tuple(reflector))
+    return Selection(
+        explore=tuple(explore), repairs=tuple(repairs), pairs=tuple(pairs), reflector=tuple(reflector), weights=weights
+    )
+
+
+def soft_weights(soft: Mapping[str, float | None], temperature: float) -> dict[str, float]:
+    """Softmax of one task's self-rewards, 1 in the mean; nothing when one of them is unknown.
+
+    Right attempts are all verified alike; the one that the policy itself finds likelier is the steadier lesson."""
+    known = [value for value in soft.values() if value is not None]
+    if len(known) < max(1, len(soft)):
+        return {}
+    best = max(known)
+    scale = {name: math.exp((value - best) / temperature) for name, value in soft.items() if value is not None}
+    total = math.fsum(scale.values())
+    return {name: len(scale) * value / total for name, value in scale.items()}
 
 
 def merge_slots(

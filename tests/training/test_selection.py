@@ -19,6 +19,7 @@ from kintsugi.training.selection import (
     preference_pairs,
     reflector_pairs,
     select,
+    soft_weights,
 )
 
 
@@ -254,3 +255,13 @@ def test_config_errors_are_one_sentence() -> None:
         validate(SelectConfig, {"explore_cap": "some"}, "select")
     with pytest.raises(ConfigError, match="explore_cap"):
         validate(SelectConfig, {"explor_cap": 3}, "select")
+
+
+def test_self_reward_weights() -> None:
+    """By hand: softmax of −1 and −2 over temperature 1 is 0.731 and 0.269; the mean of the weights is 1 a task."""
+    tries = [tried("a", soft=-1.0), tried("b", soft=-2.0)]
+    config = SelectConfig(repair_cap=0, soft_temperature=1.0)
+    weights = select(build_pool(tries, config, round=0), config).weights
+    assert weights == {"a": pytest.approx(1.4621, abs=1e-4), "b": pytest.approx(0.5379, abs=1e-4)}
+    assert select(pool_of(*tries, repair_cap=0), SelectConfig(repair_cap=0)).weights == {}
+    assert soft_weights({"a": -1.0, "b": None}, 1.0) == {}, "an unknown self-reward leaves the task's rows alike"

@@ -6,9 +6,10 @@
 
 A prompt is a TOML file `prompts/<set>/<role>.toml`::
 
-    description = "What it is for." system = "Optional system message." user = "The message, with $task, $attempt,
-    $feedback and $memory." prefill = "$kept"          # how a refiner's answer begins, from $kept, $bad and $note of
-    a fault; this is the default
+    description = "What it is for."
+    system = "Optional system message."
+    user = "The message, with $task, $attempt, $feedback and $memory."
+    prefill = "$kept"   # how a refiner's answer begins, from $kept, $bad and $note of a fault; this is the default
 
     [[shots]]                  # optional examples, each a user message and the assistant's answer
     task = "…"

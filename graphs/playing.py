@@ -72,7 +72,7 @@ class PlaySession:
         world, seat = await open_players(config, task, environment, policy)
         now = _now()
         row = {"created": now, "updated": now, "config": config.model_dump(mode="json"), "task": to_plain(task)}
-        row |= {"environment": config.environment.name, "task_id": task.id, "policy": config.model.kind}
+        row |= {"environment": task.environment, "task_id": task.id, "policy": config.model.kind}
         row |= {"policy_version": seat.version, "points": 0, "lines": 0, "turns": 0, "next": ""}
         session = cls(SessionFile.create(Path(folder), row), config, task, seat, world)
         session._own_environment = environment is None

@@ -20,7 +20,7 @@ _PUBLIC = {
     "draw_episodes": "kintsugi.training.pictures",
     "draw_graph": "kintsugi.training.pictures",
     "evaluate": "kintsugi.training.evaluate",
-    "export": "kintsugi.ledger",
+    "export": "kintsugi.training.exports",
     "load_recipe": "kintsugi.training.recipe",
     "open_environment": "kintsugi.sandboxes.environments.environment",
     "open_policy": "kintsugi.agents.policies.policy",

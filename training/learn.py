@@ -222,10 +222,9 @@ def _usable(rows: Sequence[DatasetRow], config: LearnConfig, model: Any) -> tupl
         else:
             kept.append(row)
     if not kept:
-        told = ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
         raise LearningError(
-            f"expected rows to learn, found none usable ({told}; rows may have {longest} tokens): select more, "
-            "raise learn.max_length, or give dpo rows with a rejected side."
+            f"expected rows to learn, found none usable ({dropped_text(dropped)}; rows may have {longest} tokens): select "
+            "more, raise learn.max_length, or give dpo rows with a rejected side."
         )
     top = max(max(*row.ids, *row.rejected_ids) for row in kept)
     if top >= model.vocab_size:
@@ -234,6 +233,11 @@ def _usable(rows: Sequence[DatasetRow], config: LearnConfig, model: Any) -> tupl
             "with another tokenizer."
         )
     return kept, dropped
+
+
+def dropped_text(dropped: Mapping[str, int]) -> str:
+    """ "3 too_long, 1 no_loss" of `LearnResult.dropped`; empty when nothing was left out."""
+    return ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
 
 
 def _origin(

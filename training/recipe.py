@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from kintsugi.config import StrictConfig, load_toml, merged, validate, with_overrides
 from kintsugi.errors import ConfigError, nearest
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
+from kintsugi.sandboxes.environments.environment import is_file_name
 from kintsugi.training.gate import GateConfig
 from kintsugi.training.learn_config import LearnConfig
 from kintsugi.training.selection import SelectConfig
@@ -25,7 +26,8 @@ FOLDER = Path(__file__).parent / "recipes"
 
 
 class EnvironmentConfig(StrictConfig):
-    """Which world. options: what its `open_environment` takes. splits: where training and held-out tasks come from."""
+    """Which world: a name, or a Python file with `open_environment` (in a recipe's file, relative to that file's folder).
+    options: what its `open_environment` takes. splits: where training and held-out tasks come from."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -189,6 +191,12 @@ class Recipe(StrictConfig):
             raise ValueError(f"evaluate.samples of at least {max(self.evaluate.pass_k)}, the greatest of evaluate.pass_k")
         if self.targets.replay and self.warm_start is None:
             raise ValueError("a [warm_start] table when targets.replay > 0: there is nothing to replay")
+        weighted = (self.targets.solved_weight, self.targets.rescued_weight, self.select.soft_temperature) != (1, 1, None)
+        if self.learn.loss == "dpo" and weighted:
+            raise ValueError(
+                'learn.loss = "contrastive" for weighted rows (targets.solved_weight, targets.rescued_weight, '
+                "select.soft_temperature): dpo has no place for them"
+            )
         return self
 
     @property
@@ -205,9 +213,12 @@ def recipe_names() -> dict[str, str]:
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe of that name or path, with `key=value` overrides. Raises ConfigError."""
+    """The recipe of that name or path, with `key=value` overrides. Raises ConfigError.
+
+    Files that a recipe names (`extends`, `environment.name`) are relative to its own folder, those of overrides to the
+    present one."""
     values = with_overrides(_read(name, ()), overrides)
-    return validate(Recipe, values, f"recipe {name}")
+    return validate(Recipe, _placed(values, Path()), f"recipe {name}")
 
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -218,8 +229,22 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"recipe {name} extends itself: {' → '.join([*seen, name])}")
     values: Mapping[str, Any] = load_toml(path)
     parent = values.get("extends")
-    own = {key: value for key, value in values.items() if key != "extends"}
+    own = _placed({key: value for key, value in values.items() if key != "extends"}, path.parent)
     if parent is None:
         return {"name": path.stem, **own}
-    base = _read(str(parent), (*seen, name))
+    base = _read(_beside(str(parent), path.parent), (*seen, name))
     return merged({**base, "name": path.stem}, own)
+
+
+def _beside(name: str, folder: Path) -> str:
+    """A recipe that a file in `folder` names: a path is relative to that folder."""
+    return str((folder / Path(name).expanduser()).resolve()) if name.endswith(".toml") or "/" in name else name
+
+
+def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the file of an environment, if it is one, as a whole path: a run goes on from anywhere."""
+    environment = values.get("environment")
+    name = environment.get("name") if isinstance(environment, Mapping) else None
+    if not isinstance(name, str) or not is_file_name(name):
+        return values
+    return merged(values, {"environment": {"name": str((folder / Path(name).expanduser()).resolve())}})

@@ -51,6 +51,7 @@ async def train_and_reflect(stages: Stages, state: RoundState) -> dict[str, Any]
         tries=len(episodes),
         right=right,
         pairs=len(pairs),
+        dropped=len(pairs) - len(built),
         generated_tokens=generated(episodes),
         processed_tokens=sum(one.cost.processed_tokens for episode in episodes for one in episode.trajectories),
         seconds=round(time.monotonic() - started, 2),

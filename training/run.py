@@ -56,9 +56,21 @@ def run_id_of(recipe: Recipe) -> str:
     return content_hash(recipe.model_dump(mode="json"))
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raise what `train` would raise before it begins (a missing data folder, an unknown option …); writes nothing."""
+    asyncio.run(_checked(recipe))
+
+
+async def _checked(recipe: Recipe) -> None:
+    troupe = Troupe(recipe)
+    try:
+        check(recipe, troupe)
+    finally:
+        await troupe.close()
+
+
 def check(recipe: Recipe, troupe: Troupe) -> None:
     """Raise now what would stop this recipe later, as far as it shows without loading a model."""
-    check_packages()
     settings, model = recipe.environment, recipe.model
     if model.kind != "transformers":
         raise ConfigError(
@@ -85,11 +97,8 @@ def check_packages() -> None:
 
 
 async def _begin(recipe: Recipe, folder: Path, watch: Watch) -> RunResult:
-    troupe = Troupe(recipe)
-    try:
-        check(recipe, troupe)
-    finally:
-        await troupe.close()
+    check_packages()
+    await _checked(recipe)
     plain = recipe.model_dump(mode="json")
     run = RunFolder.create(folder, recipe=plain, seed=recipe.seed, name=recipe.name, run_id=run_id_of(recipe))
     return await _go_on(recipe, run, watch)
@@ -174,21 +183,46 @@ def _found(folder: Path, path: str) -> Path:
 
 def plan_text(recipe: Recipe) -> str:
     """What `train` would do with this recipe, in plain sentences (`--dry-run`)."""
-    explore, repair = recipe.explore, recipe.repair
+    explore, steps = recipe.explore, recipe.learn.steps or "epoch"
     start = recipe.model.path or "a small model made from scratch and warm-started on scripted demonstrations"
+    budget = f", until {explore.budget_tokens:,} tokens are generated" if explore.budget_tokens else ""
     lines = [
         f"Start from {start}.",
         f"Evaluate on {recipe.evaluate.tasks} held-out tasks of {recipe.environment.name}, greedily.",
         f"Then {recipe.rounds} rounds:",
-        f"  explore   {explore.tasks} tasks x {explore.k} samples at temperature {explore.temperature:g}",
-        "  repair    nothing"
-        if repair.who == "none"
-        else f"  repair    {repair.on} by {repair.who}, {repair.form}, seeing the {repair.sees}",
+        f"  explore   {explore.tasks} tasks x {explore.k} samples at temperature {explore.temperature:g}{budget}",
+        *_repair_plan(recipe),
         f"  select    {recipe.select.memory}, ranked by {recipe.select.rank}",
-        f"  learn     {recipe.learn.loss} from the {recipe.learn_init} policy, {recipe.learn.steps or 'epoch'} steps",
+        f"  learn     {recipe.learn.loss} from the {recipe.learn_init} policy, {steps} steps{_replay_plan(recipe)}",
         f"  promote   {recipe.gate.rule}",
     ]
     if recipe.control.enabled:
         lines.append("Beside it, a control: the same optimizer steps on the demonstrations alone.")
     return "\n".join(lines)
 
+
+def _repair_plan(recipe: Recipe) -> list[str]:
+    """The lines on repair, on the fresh samples beside it, and on the reflector's own training."""
+    repair, reflector = recipe.repair, recipe.reflector
+    most = f"{repair.budget} a task" if repair.on == "unsolved" else f"{repair.rounds} in a row"
+    lines = ["  repair    nothing"]
+    if repair.who != "none":
+        lines = [f"  repair    {repair.on} by {repair.who}, {repair.form}, seeing the {repair.sees}, at most {most}"]
+    if repair.on == "unsolved" and repair.fresh != "none":
+        lines.append(f"  fresh     samples for unsolved tasks, at most {repair.budget} a task, {repair.fresh}")
+    if repair.who == "reflector" and reflector.train:
+        tokens = recipe.explore.budget_tokens
+        kept = f", with {reflector.token_share:.0%} of the tokens" if tokens else ""
+        steps = f"{reflector.learn.steps or 'epoch'} steps of {reflector.learn.loss}"
+        lines.append(f"  reflect   the reflector learns wrong → right, {steps}, then looks once more{kept}")
+    return lines
+
+
+def _replay_plan(recipe: Recipe) -> str:
+    """The demonstrations that `learn` sees again; those of a dpo are never replayed."""
+    targets = recipe.targets
+    if not targets.replay or recipe.learn.loss == "dpo":
+        return ""
+    repairs = f" and {targets.replay_repairs} scripted repairs" if targets.replay_repairs else ""
+    share = f", own rows repeated to {targets.own_share:.0%}" if targets.own_share else ""
+    return f", {targets.replay} demonstrations{repairs} replayed{share}"

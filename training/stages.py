@@ -29,7 +29,7 @@ from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans, seed_of
 from kintsugi.training.gate import decide
 from kintsugi.training.intervals import wilson_interval
-from kintsugi.training.learn import learn
+from kintsugi.training.learn import dropped_text, learn
 from kintsugi.training.lessons import Lessons
 from kintsugi.training.recipe import Recipe
 from kintsugi.training.reflecting import train_and_reflect
@@ -37,7 +37,7 @@ from kintsugi.training.round_tasks import RoundTasks
 from kintsugi.training.run_folder import RunFolder, write_whole
 from kintsugi.training.selection import Pool, build_pool, select
 from kintsugi.training.self_reward import self_rewards
-from kintsugi.training.warm_start import check_band, load_chat, warm_start
+from kintsugi.training.warm_start import check_band, describe, load_chat, warm_start
 from kintsugi.training.watch import Watch
 
 START = "start"
@@ -78,6 +78,8 @@ class Stages:
             self.watch.begin("warm start", settings.steps)
             shelf = self.run.path.parent / "warm_starts"
             folder = str(await warm_start(recipe, self.troupe, recipe.seed, shelf, on_step=self._on_step))
+            if told := dropped_text(describe(Path(folder))["dropped"]):
+                self.watch.warn(f"start    the warm start learned without {told} of its rows")
             self._copy_in(Path(folder))
             folder = f"policies/{START}"
         elif Path(folder).exists():
@@ -150,7 +152,7 @@ class Stages:
         rows = await self.lessons().of_round(number, trajectories, selection)
         if not rows:
             self.run.record("select", round=number, rows=0)
-            self.watch.say(
+            self.watch.warn(
                 f"round {number}  nothing to learn from: no attempt succeeded, so nothing is trained. Give an easier "
                 "task or a better start policy, or raise explore.k"
             )
@@ -294,8 +296,10 @@ class Stages:
         self.ledger.add_checkpoint(checkpoint)
         self.run.record(
             "learn", round=number, arm=dataset.target, steps=result.steps, loss=checkpoint.loss,
-            rows=len(dataset.rows), tokens=result.tokens, seconds=round(result.seconds, 2),
+            rows=len(dataset.rows), dropped=dict(result.dropped), tokens=result.tokens, seconds=round(result.seconds, 2),
         )  # fmt: skip
+        if told := dropped_text(result.dropped):
+            self.watch.warn(f"round {number}  {version} learned without {told} of its {len(dataset.rows)} rows")
 
     def _checkpoint(self, version: str, role: str, path: str, **values: Any) -> Checkpoint:
         defaults = {"adapter": False, "parent": "", "dataset_hash": ""}

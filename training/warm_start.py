@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import ChatMessage
 from kintsugi.errors import ConfigError, LearningError
 from kintsugi.graphs.episode_nodes import rollback_request
 from kintsugi.records import DatasetRow, Task, content_hash
-from kintsugi.sandboxes.environments.environment import Environment
+from kintsugi.sandboxes.environments.environment import Environment, is_file_name
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
@@ -161,11 +162,14 @@ def warm_start_key(recipe: Recipe, seed: int) -> str:
 
 def code_hash(environment: str, prompts: str, root: Path = ROOT) -> str:
     """A hash of the package's version and of the source files that a warm start comes from (weights made by another
-    generator are never reused). An environment of another package is known by its name and options alone."""
+    generator are never reused), one's own environment file too. An environment of another package is known by its name
+    and options alone."""
     # The files beside word_problems.py are called word_problem_generator.py and word_problem_faults.py.
-    own = f"sandboxes/environments/{environment.removesuffix('s')}*.py"
-    patterns = [*SOURCES, own, f"agents/prompts/{prompts}/*.toml"]
+    own = [] if is_file_name(environment) else [f"sandboxes/environments/{environment.removesuffix('s')}*.py"]
+    patterns = [*SOURCES, *own, f"agents/prompts/{prompts}/*.toml"]
     files = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    if is_file_name(environment):
+        files.append(Path(environment))
     try:
         release = version("kintsugi-agents")
     except PackageNotFoundError:  # a checkout on the path, not installed
@@ -242,6 +246,6 @@ def check_band(recipe: Recipe, success_rate: float) -> None:
     )
 
 
-def describe(folder: Path) -> dict[str, object]:
+def describe(folder: Path) -> dict[str, Any]:
     """What the warm start's training said of itself (steps, loss, rows)."""
     return json.loads((folder / "learn.json").read_text(encoding="utf-8"))

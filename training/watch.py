@@ -1,11 +1,12 @@
 """How a long job is watched: one bar a stage, one line a result.
 
-`Watch` is silent (libraries, tests); `RichWatch` draws with rich. Stages call `begin`, `advance`, `say`; nothing else in
-training prints.
+`Watch` is silent (libraries, tests); `QuietWatch` gives warnings alone (`--quiet`); `RichWatch` draws with rich. Stages
+call `begin`, `advance`, `say`, `warn`; nothing else in training prints.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -21,8 +22,19 @@ class Watch:
     def say(self, line: str) -> None:
         """A result worth keeping on the screen."""
 
+    def warn(self, line: str) -> None:
+        """Something that did not go as it was meant to, and that whoever wants quiet wants to know too."""
+        self.say(line)
+
     def close(self) -> None:
         """The job is over, whichever way."""
+
+
+class QuietWatch(Watch):
+    """Warnings alone, on standard error."""
+
+    def warn(self, line: str) -> None:
+        print(line, file=sys.stderr)
 
 
 class RichWatch(Watch):

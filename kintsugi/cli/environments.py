@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
-import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -100,24 +97,8 @@ def _open(name: str, options: Mapping[str, Any]) -> Environment:
     from kintsugi.sandboxes.environments.about import about
     from kintsugi.sandboxes.environments.environment import open_environment
 
-    if not name.endswith(".py"):
-        bundled = {"data": "bundled"} if "data" not in options and about(name).bundled else {}
-        return open_environment(name, {**bundled, **options})
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"expected a Python file with open_environment at {path}, found none")
-    spec = importlib.util.spec_from_file_location(f"kintsugi_checked_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    opens = getattr(module, "open_environment", None)
-    if opens is None:
-        raise ConfigError(f"expected a function open_environment in {path}, found none")
-    try:
-        inspect.signature(opens).bind(**options)
-    except TypeError as error:
-        raise ConfigError(f"open_environment in {path} does not take these options: {error}") from error
-    return opens(**options)
+    bundled = {"data": "bundled"} if "data" not in options and about(name).bundled else {}
+    return open_environment(name, {**bundled, **options})
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 `list RUN`, `show RUN ID`, `export RUN KIND OUT`; RUN is a run folder, a ledger file or a database URL. Everything is
 read-only and safe beside a run that is still writing. In Python: `Ledger.open(run, read_only=True)` and
-`kintsugi.ledger.export`.
+`kintsugi.export`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rich.text import Text
 
 from kintsugi.errors import ConfigError, nearest
 from kintsugi.ledger import EXPORT_KINDS, Ledger
-from kintsugi.ledger import export as write_rows
 from kintsugi.ledger.filters import Wanted
 from kintsugi.records import Action, Critique, Episode, Message, Observation, Trajectory, Verdict, to_plain
 
@@ -101,12 +100,20 @@ def export_rows(
     stop: Stop = None,
     task: TaskId = None,
     saw_gold: Annotated[bool, typer.Option("--saw-gold", help="Keep attempts whose maker saw a gold answer.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Whose prompts the rows have (default: the run's own).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export rows that TRL reads: sft, dpo, repairs; or whole trajectories."""
+    """Export rows that TRL reads, in the prompts that the policy was given: sft, dpo, repairs; or whole trajectories."""
+    from kintsugi.training.exports import export, recipe_beside
+    from kintsugi.training.recipe import load_recipe
+
     filters = _filters(round=round, stage=stage, stop=stop, task_id=task)
     with Ledger.open(run, create=False, read_only=True) as ledger:
-        number = write_rows(ledger, kind, out, saw_gold=saw_gold, **filters)
+        asked = load_recipe(recipe) if recipe is not None else recipe_beside(ledger)
+        number = export(ledger, kind, out, saw_gold=saw_gold, recipe=asked, **filters)
+    if asked is None and kind != "trajectories":
+        told = "note: no recipe lies beside this ledger, so its rows ask in the environment's words alone: --recipe names one"
+        typer.echo(told, err=True)
     typer.echo(json.dumps({"kind": kind, "path": out, "rows": number}) if as_json else f"{number} {kind} rows → {out}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(
     "eval",
     epilog="Example: kintsugi eval runs/demo evaluate.tasks=500   ·   "
-    "kintsugi eval --endpoint http://localhost:8000/v1 --model my-model --recipe gsm8k",
+    "kintsugi eval --endpoint http://localhost:8000/v1 --model my-model --recipe gsm8k   ·   "
+    "kintsugi eval --recipe mine.toml model.path=path/or/hub-name",
 )
 def evaluate(
-    what: Annotated[str | None, typer.Argument(help="A run folder, a model folder or a hub name.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="A run folder, a model folder or a hub name (default: the model of --recipe).")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Whose tasks and prompts (default: the run's own).")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="A server that speaks the OpenAI protocol.")] = None,
@@ -31,10 +35,12 @@ def evaluate(
 ) -> None:
     """Greedy success on the held-out tasks, with a 95 % interval."""
     changes = list(overrides or ())
-    if endpoint is not None and what is not None and "=" in what:
+    if what is not None and "=" in what and not os.path.exists(what):
         what, changes = None, [what, *changes]
-    if (what is None) == (endpoint is None):
-        raise ConfigError("expected one of a run folder, a model or --endpoint URL: see kintsugi eval --help")
+    if (what is not None and endpoint is not None) or (what is endpoint is recipe is None):
+        raise ConfigError(
+            "expected one of a run folder, a model, --endpoint URL, or --recipe with a model: see kintsugi eval --help"
+        )
     if endpoint is not None and not model:
         raise ConfigError("expected --model NAME with --endpoint, found none: name a model that the server has")
     from kintsugi.training.evaluate import evaluate as measure
@@ -50,6 +56,8 @@ def evaluate(
         if endpoint is not None:
             changes += ["model.kind=endpoint", f'model.options={{url = "{endpoint}", model = "{model}"}}']
         loaded = load_recipe(recipe or "demo", changes)
+        if what is None and loaded.model.kind == "transformers" and not loaded.model.path:
+            raise ConfigError(f"the recipe {recipe} names no model: give a run folder or a model, or set model.path")
     folder = str(champion_of(Path(what))) if is_run and what else (what or "")
     watch = Watch() if quiet else RichWatch()
     found = measure(loaded, model=folder, ledger=ledger, few_shot=few_shot, watch=watch)

@@ -27,7 +27,9 @@ HUMAN, EXPERT = "human", "expert"
     "kintsugi play runs/demo --task 3 repair.who=self   ·   kintsugi play --resume last"
 )
 def play(
-    where: Annotated[str | None, typer.Argument(metavar="[ENV]", help="An environment's name, or a run folder.")] = None,
+    where: Annotated[
+        str | None, typer.Argument(metavar="[ENV]", help="An environment's name or Python file, or a run folder.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     policy: Annotated[
         str | None,
@@ -117,10 +119,13 @@ def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: st
     """(PlayConfig, split) from what was typed: a run's or a recipe's settings below, `KEY=VALUE` on top."""
     from kintsugi.config import merged, validate, with_overrides
     from kintsugi.graphs.play_config import PlayConfig
+    from kintsugi.sandboxes.environments.environment import is_file_name
     from kintsugi.training.recipe import load_recipe
 
     run = Path(where) if (Path(where) / "run.json").exists() else None
-    values: dict[str, Any] = {"environment": {"name": where}}
+    # A session may be opened again from elsewhere.
+    name = str(Path(where).expanduser().resolve()) if is_file_name(where) else where
+    values: dict[str, Any] = {"environment": {"name": name}}
     loaded = None
     if run is not None:
         from kintsugi.training.run import recipe_of

@@ -85,7 +85,7 @@ class Screen:
 
     def _begin(self, fresh: bool) -> None:
         session = self.session
-        head = f"session {session.id} · {session.config.environment.name} · {session.task.id} · {session.actor} acts"
+        head = f"session {session.id} · {session.task.environment} · {session.task.id} · {session.actor} acts"
         self._line(head if len(head) <= 80 else f"{head[:79]}…", "bold")
         self._line("Enter goes on, text is said instead, :help, Ctrl-C leaves (all is saved)", "dim")
         if fresh or session.point.number == 0:

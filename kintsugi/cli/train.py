@@ -22,7 +22,9 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new run folder (default: runs/RECIPE-TIME).")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and what it would do.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and its data, print it resolved, and what it would do.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -32,19 +34,20 @@ def train(
     if resume is None and recipe is None:
         raise ConfigError("expected a recipe or --resume RUN, found neither: kintsugi recipes lists the bundled ones")
     from kintsugi.training.recipe import load_recipe
-    from kintsugi.training.run import plan_text, recipe_of
+    from kintsugi.training.run import check_recipe, plan_text, recipe_of
     from kintsugi.training.run import resume as go_on
     from kintsugi.training.run import train as begin
-    from kintsugi.training.watch import RichWatch, Watch
+    from kintsugi.training.watch import QuietWatch, RichWatch
 
     loaded = load_recipe(recipe or "", overrides or ()) if resume is None else recipe_of(resume)
     if dry_run:
+        check_recipe(loaded)
         typer.echo(json.dumps(loaded.model_dump(mode="json"), indent=2))
         if not as_json:
             typer.echo(plan_text(loaded))
         return
     folder = resume or out or Path("runs") / f"{loaded.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    watch = Watch() if quiet else RichWatch()
+    watch = QuietWatch() if quiet else RichWatch()
     try:
         result = go_on(folder, watch=watch) if resume is not None else begin(loaded, out=folder, watch=watch)
     except KeyboardInterrupt:

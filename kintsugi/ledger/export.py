@@ -3,14 +3,16 @@
 - `sft`: `{"messages": […]}`, one right attempt a row;
 - `dpo`: `{"prompt": […], "chosen": […], "rejected": […]}`, a failed attempt and a right one of the same task: its own
   repair where there is one;
-- `repairs`: `{"prompt": [task, failed attempt, feedback], "completion": [right attempt]}`;
+- `repairs`: `{"prompt": [task, failed attempt, feedback], "completion": [right attempt], "prefill": "…"}`; the completion
+  begins with the prefill, which was given and not sampled;
 - `trajectories`: every record whole, as `records.to_plain` gives it.
 
 Chats are those of the agent: observations are the user's, actions the assistant's, critiques are left out (a row must
-not need what the agent will not see). The first three leave out exact duplicates within a task, attempts whose maker
-saw a gold answer, and whatever was not explored for training (evaluations must not leak). Each row names its
-trajectories. Files appear whole or not at all. Left out: tokens in the first three; a run trains from its datasets,
-which keep every token as sampled.
+not need what the agent will not see). A ledger knows no prompts: `Chats` says what was asked in the environment's words
+alone, `kintsugi.training.exports` in those of the run's roles. The first three kinds leave out exact duplicates within a
+task, attempts whose maker saw a gold answer, and whatever was not explored for training (evaluations must not leak). Each
+row names its trajectories. Files appear whole or not at all. Left out: tokens in the first three; a run trains from its
+datasets, which keep every token as sampled.
 """
 
 from __future__ import annotations
@@ -34,18 +36,34 @@ Filters = dict[str, Any]
 _PAGE = 1000
 
 
-def export(ledger: Ledger, kind: str, path: str | Path, *, saw_gold: bool = False, **filters: Wanted) -> int:
+class Chats:
+    """How rows ask: in the environment's words alone. Derive from it to ask as a policy was asked."""
+
+    def opening(self, said: str) -> Chat:
+        """The chat that the agent's first action answers, when `said` is what the environment began with."""
+        return [{"role": "user", "content": said}]
+
+    def repair(self, failed: Trajectory, right: Trajectory) -> tuple[Chat, Chat, str]:
+        """(prompt, completion, prefill) of the repair `right` of `failed`; nothing to learn without a completion."""
+        (asked, attempt), (_, answer) = _chat(failed, self, to_the_end=True), _chat(right, self)
+        feedback = {"role": "user", "content": failed.feedback or "This attempt failed."}
+        return _joined([*asked, *attempt, feedback]), answer, ""
+
+
+def export(
+    ledger: Ledger, kind: str, path: str | Path, *, saw_gold: bool = False, chats: Chats | None = None, **filters: Wanted
+) -> int:
     """Write one kind of rows to `path` and return how many.
 
-    saw_gold: keep attempts whose maker saw a gold answer. filters: as `Ledger.trajectories`; they choose the right
-    attempts of `sft` and `repairs`, both sides of `dpo`, and all of `trajectories`.
-    Unknown kinds raise ConfigError, unwritable files LedgerError.
+    saw_gold: keep attempts whose maker saw a gold answer. chats: how rows ask; None in the environment's words alone.
+    filters: as `Ledger.trajectories`; they choose the right attempts of `sft` and `repairs`, both sides of `dpo`, and all
+    of `trajectories`. Unknown kinds raise ConfigError, unwritable files LedgerError.
     """
     if kind not in EXPORT_KINDS:
         raise ConfigError(f'unknown export kind "{kind}": {nearest(kind, EXPORT_KINDS)}')
     if kind != "trajectories":
         filters = {"purpose": "explore", **filters}
-    lines = EXPORT_KINDS[kind](ledger, saw_gold, filters)
+    lines = EXPORT_KINDS[kind](ledger, saw_gold, chats or Chats(), filters)
     return _write_whole(Path(path), lines)
 
 
@@ -70,21 +88,21 @@ def _write_whole(path: Path, lines: Iterator[Line]) -> int:
     return number
 
 
-def _sft(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+def _sft(ledger: Ledger, saw_gold: bool, chats: Chats, filters: Filters) -> Iterator[Line]:
     for task_id, attempts in _by_task(ledger, saw_gold, filters):
         for attempt in _distinct(part for part in attempts if part.success):
-            prompt, answer = _chat(attempt)
+            prompt, answer = _chat(attempt, chats)
             yield {"messages": prompt + answer, "task_id": task_id, "trajectory_id": attempt.id}
 
 
-def _dpo(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+def _dpo(ledger: Ledger, saw_gold: bool, chats: Chats, filters: Filters) -> Iterator[Line]:
     for task_id, attempts in _by_task(ledger, saw_gold, filters):
         right = _distinct(part for part in attempts if part.success)
         repairs = {part.parent_id: part for part in right if part.parent_id}
         wrong = _distinct(part for part in attempts if part.stop in ("failure", "truncated"))
         for index, rejected in enumerate(wrong if right else ()):
             chosen = repairs.get(rejected.id, right[index % len(right)])
-            (prompt, good), (same_prompt, bad) = _chat(chosen), _chat(rejected)
+            (prompt, good), (same_prompt, bad) = _chat(chosen, chats), _chat(rejected, chats)
             if prompt == same_prompt and good and bad:
                 yield {
                     "prompt": prompt,
@@ -96,7 +114,7 @@ def _dpo(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
                 }
 
 
-def _repairs(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+def _repairs(ledger: Ledger, saw_gold: bool, chats: Chats, filters: Filters) -> Iterator[Line]:
     for task_id, attempts in _by_task(ledger, saw_gold, filters):
         known = {part.id: part for part in attempts}
         seen = set()
@@ -104,29 +122,31 @@ def _repairs(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]
             if not attempt.success or not attempt.parent_id:
                 continue
             parent = known.get(attempt.parent_id) or ledger.trajectory(attempt.parent_id)
-            (asked, failed), (_, answer) = _chat(parent, to_the_end=True), _chat(attempt)
             texts = (parent.text, attempt.text)
-            if parent.success or not failed or not answer or texts in seen:
+            if parent.success or not parent.actions or not attempt.actions or texts in seen:
+                continue
+            prompt, completion, prefill = chats.repair(parent, attempt)
+            if not completion:
                 continue
             seen.add(texts)
-            feedback = {"role": "user", "content": parent.feedback or "This attempt failed."}
             yield {
-                "prompt": _joined([*asked, *failed, feedback]),
-                "completion": answer,
+                "prompt": prompt,
+                "completion": completion,
+                "prefill": prefill,
                 "task_id": task_id,
                 "trajectory_id": attempt.id,
                 "rejected_trajectory_id": parent.id,
             }
 
 
-def _trajectories(ledger: Ledger, saw_gold: bool, filters: Filters) -> Iterator[Line]:
+def _trajectories(ledger: Ledger, saw_gold: bool, chats: Chats, filters: Filters) -> Iterator[Line]:
     offset = 0
     while page := ledger.trajectories(limit=_PAGE, offset=offset, **filters):
         offset += _PAGE
         yield from (to_plain(part) for part in page)
 
 
-EXPORT_KINDS: dict[str, Callable[[Ledger, bool, Filters], Iterator[Line]]] = {
+EXPORT_KINDS: dict[str, Callable[[Ledger, bool, Chats, Filters], Iterator[Line]]] = {
     "sft": _sft,
     "dpo": _dpo,
     "repairs": _repairs,
@@ -154,7 +174,7 @@ def _distinct(attempts: Iterator[Trajectory]) -> list[Trajectory]:
     return list(first.values())
 
 
-def _chat(attempt: Trajectory, *, to_the_end: bool = False) -> tuple[Chat, Chat]:
+def _chat(attempt: Trajectory, chats: Chats, *, to_the_end: bool = False) -> tuple[Chat, Chat]:
     """(what stands before the first action, the rest) as chat messages; the rest ends with the last action, unless
     `to_the_end`: nothing is learned from what follows it, but a repair may read it."""
     chat = [
@@ -163,9 +183,10 @@ def _chat(attempt: Trajectory, *, to_the_end: bool = False) -> tuple[Chat, Chat]
         if isinstance(message, Action | Observation)
     ]
     acts = [index for index, message in enumerate(chat) if message["role"] == "assistant"]
+    said = "\n".join(message["content"] for message in chat[: acts[0] if acts else len(chat)])
     if not acts:
-        return _joined(chat), []
-    return _joined(chat[: acts[0]]), _joined(chat[acts[0] :] if to_the_end else chat[acts[0] : acts[-1] + 1])
+        return chats.opening(said), []
+    return chats.opening(said), _joined(chat[acts[0] :] if to_the_end else chat[acts[0] : acts[-1] + 1])
 
 
 def _joined(chat: Chat) -> Chat:

@@ -8,12 +8,9 @@ their module's docstring. Left out: fetching itself (`official_download.py`).
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any
 
-from kintsugi.errors import ConfigError, nearest
-from kintsugi.sandboxes.environments.environment import environment_kinds
+from kintsugi.sandboxes.environments.environment import environment_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +51,3 @@ def about(name: str) -> About:
         return said
     first = (module.__doc__ or "no description").strip().split("\n")[0]
     return About(kind=first, metric="see its docstring", data="see its docstring", splits=())
-
-
-def environment_module(name: str) -> Any:
-    """The module that opens the environment. Raises ConfigError for an unknown name."""
-    kinds = environment_kinds()
-    if name not in kinds:
-        raise ConfigError(f'unknown environment "{name}": {nearest(name, kinds)}')
-    return importlib.import_module(kinds[name].split(":")[0])

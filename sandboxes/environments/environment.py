@@ -1,7 +1,7 @@
 """What every environment is: tasks by split, and a world for each attempt at one of them.
 
-An environment is one file in this folder (or another package's, through the entry-point group
-`kintsugi.environments`) with `open_environment(**options) -> Environment`. Write one in 30 lines by subclassing
+An environment is one file in this folder (or another package's, through the entry-point group `kintsugi.environments`, or
+one of your own, named by its path) with `open_environment(**options) -> Environment`. Write one in 30 lines by subclassing
 `ProgramEnvironment` (single turn) or by giving `tasks`, `start` and `close` yourself. Worlds know nothing about models,
 prompts to models, or training.
 
@@ -12,15 +12,19 @@ environment: the episode graph records it, retries once on a fresh world, and le
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from kintsugi.errors import ConfigError, nearest
-from kintsugi.records import Task, Verdict
+from kintsugi.records import Task, Verdict, content_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +134,46 @@ def environment_kinds() -> dict[str, str]:
 
 
 def open_environment(kind: str, options: Mapping[str, Any] | None = None) -> Environment:
-    """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`.
+    """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`, or
+    one of your own by its file: `open_environment("./mine.py")`.
 
-    Unknown names and options, and missing options, raise ConfigError."""
+    Unknown names and options, missing options, and files that cannot be imported raise ConfigError."""
+    module = environment_module(kind)
+    _check_options(kind, module.open_environment, options or {})
+    return module.open_environment(**dict(options or {}))
+
+
+def environment_module(kind: str) -> ModuleType:
+    """The module that opens the environment of that name or in that file. Raises ConfigError for an unknown one."""
+    if is_file_name(kind):
+        return _module_of_file(Path(kind).expanduser())
     kinds = environment_kinds()
     if kind not in kinds:
         raise ConfigError(f'unknown environment "{kind}": {nearest(kind, kinds)}')
-    module = importlib.import_module(kinds[kind].split(":")[0])
-    _check_options(kind, module.open_environment, options or {})
-    return module.open_environment(**dict(options or {}))
+    return importlib.import_module(kinds[kind].split(":")[0])
+
+
+def is_file_name(kind: str) -> bool:
+    """Whether an environment is named by its file."""
+    return kind.endswith(".py")
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"expected a Python file with open_environment at {path}, found none: check the path")
+    # One name a file, whatever it is called: dataclasses and pickles look their module up by it.
+    name = f"kintsugi_own_{content_hash(str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # somebody's own code: whatever it raises is theirs to mend
+        del sys.modules[name]
+        raise ConfigError(f"{path} cannot be imported ({type(error).__name__}: {error}): mend it") from error
+    if not callable(getattr(module, "open_environment", None)):
+        raise ConfigError(f"expected a function open_environment in {path}, found none: add it")
+    return module
 
 
 def _check_options(kind: str, opens: Callable[..., Environment], options: Mapping[str, Any]) -> None:

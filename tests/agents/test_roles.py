@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from kintsugi.agents import roles as described
 from kintsugi.agents.policies.policy import Sampling, as_messages
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.agents.roles import Role, load_prompt, prompt_sets
@@ -84,6 +86,13 @@ def test_prefill() -> None:
     fault = ("a = 1\n", "b = $5", "5 not in question")
     assert load_prompt("bare", "refiner").prefill(*fault) == "a = 1\n"
     assert load_prompt("program", "refiner").prefill(*fault) == "a = 1\n"
+
+
+def test_the_example_in_the_docstring_is_a_prompt_file(tmp_path: Path) -> None:
+    text = (described.__doc__ or "").partition("<role>.toml`::\n")[2].partition("\nA paragraph")[0]
+    write(tmp_path, textwrap.dedent(text), "mine/refiner")
+    prompt = load_prompt("mine", "refiner", folder=tmp_path)
+    assert prompt.system and len(prompt.shots) == 1 and prompt.prefill_form == "$kept"
 
 
 def test_a_folder_of_ones_own_comes_first(tmp_path: Path) -> None:

@@ -97,7 +97,10 @@ def test_export(run: str, tmp_path: Path) -> None:
     assert "15 repairs rows" in call("export", run, "repairs", str(out), "--round", "1").output
     assert len(out.read_text().splitlines()) == 15
     result = call("export", run, "sft", str(out), "--json")
-    assert json.loads(result.output) == {"kind": "sft", "path": str(out), "rows": 15}, "each text of a task once"
+    assert "--recipe names one" in result.stderr, "a ledger by itself knows no prompts"
+    assert json.loads(result.stdout) == {"kind": "sft", "path": str(out), "rows": 15}, "each text of a task once"
+    result = call("export", run, "sft", str(out), "--json", "--recipe", "gsm8k")
+    assert result.stderr == "" and json.loads(out.read_text().splitlines()[0])["messages"][0]["role"] == "system"
 
 
 def test_mistakes_are_one_sentence(run: str, tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_watching_the_expert_and_every_command(tmp_path: Path) -> None:
     assert "put lamp" in again and "success" in again
 
 
+def test_an_environment_in_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by its path; the session opens again from another folder."""
+    hunt = "from kintsugi.sandboxes.environments.treasure_hunt import open_environment\n"
+    (tmp_path / "my_world_with_a_long_name.py").write_text(hunt)
+    monkeypatch.chdir(tmp_path)
+    shown = piped(tmp_path, "./my_world_with_a_long_name.py", GOLD[0] + "\n")
+    assert "Bring the lamp to the attic." in shown
+    monkeypatch.chdir("/")
+    shown = piped(tmp_path, "--resume last", "\n".join([*GOLD[1:], ""]))
+    assert "success, reward 1" in shown
+    assert " treasure_hunt " in piped(tmp_path, "--list")
+
+
 def test_a_program_takes_lines_until_an_empty_one(tmp_path: Path) -> None:
     pytest.importorskip("resource", reason="programs run in the local sandbox, which needs POSIX")
     answer = piped(tmp_path, "word_problems --policy expert --json --pause none")

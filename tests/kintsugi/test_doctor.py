@@ -27,6 +27,13 @@ def test_json_names_everything() -> None:
     assert found["python"]["state"] == "ok" and sys.executable in found["python"]["found"]
 
 
+def test_pages_that_are_named_are_there() -> None:
+    said = Path(doctor.__file__).read_text(encoding="utf-8")
+    pages = re.findall(r"docs/[a-z_-]+\.md", said)
+    assert "docs/sandboxes.md" in pages and "README" not in said
+    assert all((Path(doctor.__file__).parents[2] / page).is_file() for page in pages)
+
+
 def test_table_fits_80_columns() -> None:
     for text in (table(examine()), CliRunner().invoke(app, []).stdout):
         assert max(len(line) for line in text.splitlines()) <= 80

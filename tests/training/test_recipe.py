@@ -1,0 +1,93 @@
+"""Recipe files: what they extend and name lies beside them; what a recipe would do is told in whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kintsugi.errors import ConfigError
+from kintsugi.training.recipe import load_recipe
+from kintsugi.training.run import check_recipe, plan_text, run_id_of
+
+MINE = '''
+import dataclasses
+from kintsugi.sandboxes.environments.treasure_hunt import open_environment as hunt
+
+@dataclasses.dataclass
+class Options:
+    num_tasks: int
+
+def open_environment(num_tasks=4):
+    return hunt(num_tasks=Options(num_tasks).num_tasks)
+'''
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of files; the present one is another."""
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("named", ["base.toml", "./base.toml", "{folder}/base.toml"])
+def test_extends_is_relative_to_its_own_file(elsewhere: Path, named: str) -> None:
+    (elsewhere / "base.toml").write_text('extends = "demo"\nrounds = 7\n')
+    (elsewhere / "own.toml").write_text(f'extends = "{named.format(folder=elsewhere)}"\nseed = 3\n')
+    (elsewhere / "deep" / "deeper.toml").write_text('extends = "../own.toml"\n[explore]\nk = 2\n')
+    for path in (elsewhere / "deep" / "deeper.toml", Path("../mine/deep/deeper.toml")):
+        recipe = load_recipe(str(path))
+        assert (recipe.name, recipe.rounds, recipe.seed, recipe.explore.k) == ("deeper", 7, 3, 2)
+
+
+def test_a_circle_is_refused(elsewhere: Path) -> None:
+    (elsewhere / "a.toml").write_text('extends = "./b.toml"\n')
+    (elsewhere / "b.toml").write_text('extends = "./a.toml"\n')
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_recipe(str(elsewhere / "a.toml"))
+
+
+def test_an_environment_of_ones_own_is_named_by_its_file(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a recipe beside that recipe, in an override from here; and the run goes on from anywhere."""
+    (elsewhere / "world.py").write_text(MINE)
+    text = 'extends = "gsm8k"\n[environment]\nname = "./world.py"\nheldout_split = "heldout"\noptions = { num_tasks = 6 }\n'
+    (elsewhere / "own.toml").write_text(text)
+    recipe = load_recipe(str(elsewhere / "own.toml"))
+    overridden = load_recipe(str(elsewhere / "own.toml"), ["environment.name=../mine/world.py"])
+    assert recipe.environment.name == overridden.environment.name == str((elsewhere / "world.py").resolve())
+    assert run_id_of(recipe) == run_id_of(overridden)
+    monkeypatch.chdir("/")
+    check_recipe(recipe)
+    with pytest.raises(ConfigError, match=r'world\.py has no option "num_task": did you mean "num_tasks"'):
+        check_recipe(load_recipe(str(elsewhere / "own.toml"), ["environment.options={num_task=6}"]))
+    (elsewhere / "world.py").write_text("import nothing_of_the_kind\n")
+    with pytest.raises(ConfigError, match=r"world\.py cannot be imported \(ModuleNotFoundError: .*nothing_of_the_kind"):
+        check_recipe(recipe)
+    (elsewhere / "world.py").unlink()
+    with pytest.raises(ConfigError, match=r"expected a Python file with open_environment at .*world\.py, found none"):
+        check_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    "change", ["targets.solved_weight=0.5", "targets.rescued_weight=2", "select.soft_temperature=1.0"]
+)
+def test_dpo_has_no_weights(change: str) -> None:
+    assert load_recipe("rerest_dpo").learn.loss == "dpo"
+    with pytest.raises(ConfigError, match=r'learn\.loss = "contrastive" for weighted rows'):
+        load_recipe("rerest_dpo", [change])
+
+
+def test_the_plan_tells_what_costs_and_what_is_shown_again() -> None:
+    assert "60,000 tokens" in plan_text(load_recipe("self_training")) and "tokens" not in plan_text(load_recipe("demo"))
+    assert "400 demonstrations and 100 scripted repairs replayed" in plan_text(load_recipe("repair"))
+    assert "own rows repeated to 50%" in plan_text(load_recipe("demo"))
+    assert "fresh     samples for unsolved tasks, at most 4 a task, measured" in plan_text(load_recipe("repair"))
+    told = plan_text(load_recipe("more_sampling"))
+    assert "repair    nothing" in told and "at most 8 a task, pooled" in told
+    told = plan_text(load_recipe("rerest"))
+    assert "learns wrong → right, 60 steps of sft, then looks once more, with 20% of the tokens" in told
+    assert "reflect " not in plan_text(load_recipe("envisions")) and "replayed" not in plan_text(load_recipe("rerest_dpo"))

@@ -54,14 +54,15 @@ def main(default_recipes: tuple[str, ...] = ("self_training", "envisions", "rere
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe settings for every run")
     parser.add_argument("--recipes", nargs="+", default=list(default_recipes))
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at once")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the run folders")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()
     import kintsugi
 
-    seeds = list(range(options.seeds))
+    seeds = [options.first_seed + number for number in range(options.seeds)]
     runs = compare_recipes(options.recipes, seeds, options.out, options.jobs, options.overrides)
     found = kintsugi.compare(runs)
     print(json.dumps(found.as_dict(), indent=2) if options.json else found)

@@ -117,13 +117,15 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=8, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--worth", type=int, default=4, help="token budget of an unsolved task, in fresh attempts")
     parser.add_argument("--out", type=Path, default=Path("runs/repair"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()
-    runs = compare_recipes(["repair"], list(range(options.seeds)), options.out, options.jobs, options.overrides)
+    seeds = [options.first_seed + number for number in range(options.seeds)]
+    runs = compare_recipes(["repair"], seeds, options.out, options.jobs, options.overrides)
     found = measure(runs, options.worth)
     print(json.dumps(found, indent=2) if options.json else table(found))
 

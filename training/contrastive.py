@@ -10,8 +10,9 @@ chosen text. Its self-reward is only useful for ranking when right attempts scor
 
     L = CE + λ · (1/N) Σ_rows max(0, m − (r(y⁺) − max(r(y⁻), c)))
 
-with CE the weighted loss of `sft.py` (`select.soft_temperature` weighs a task's right rows by their self-rewards), N the rows
-of the step, and no second term for rows without a rejected side (they count in N). Where it comes from and why it stops where it does:
+with CE the weighted loss of `sft.py` (`select.soft_temperature` weighs a task's right rows by their self-rewards), N the
+rows of the step, and no second term for rows without a rejected side (they count in N). Where it comes from and why it
+stops where it does:
 - Ranking with a hinge on sequence log-probabilities plus cross-entropy is SLiC-HF's calibration loss (arXiv 2305.10425);
   a margin on *length-normalised* ones without a reference is SimPO's (arXiv 2405.14734). Normalised, a long wrong answer
   is not pushed harder than a short one. DPO (arXiv 2305.18290) instead needs a reference and pairs for every row.

@@ -98,7 +98,7 @@ class Selection:
 
     explore: trajectory ids for rows x → y⁺. repairs: rows (x, y⁻) → y⁺ for a refiner that shares the actor's weights.
     pairs: y⁺ preferred to y⁻ (DPO), each trajectory at most once. reflector: rows (x, y⁻) → y⁺ for a separate
-    reflector, one for each failed attempt of a solved task. weights: of chosen trajectories by id, 1 where it says nothing."""
+    reflector, one for each failed attempt of a solved task. weights: of chosen ones by id, 1 where it says nothing."""
 
     explore: tuple[str, ...]
     repairs: tuple[Pair, ...]

@@ -32,6 +32,10 @@ _UNCHANGED: Final = (
 _SAME: Final = frozenset(_UNCHANGED.split())
 _BEFORE: Final = "a an the one two three four five six seven eight nine ten some several many few"
 _ARTICLES: Final = frozenset([*_BEFORE.split(), *map(str, range(1, 11))])
+_FOLLOWS: Final = (
+    "with in on of at that which who wearing holding riding saying reading under near behind beside from to by for next"
+)
+_AFTER: Final = frozenset(_FOLLOWS.split())
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 _KINDS: Final = {
@@ -112,14 +116,16 @@ def kinds() -> list[str]:
     return list(_MEMBERS)
 
 
-def words_of(phrase: str) -> list[str]:
-    """The phrase's words in small letters, without articles and numbers, the last one in the singular."""
+def head_words(phrase: str) -> list[str]:
+    """What the phrase is about, word by word: without articles and numbers, up to "with", "that", "on" and the like, in
+    small letters, the last word in the singular. "two tall men in hats" is about ["tall", "man"]."""
     words = [word.lower().replace("’", "'") for word in _WORD.findall(phrase)]
     words = [word for word in words if word not in _ARTICLES]
-    return [*words[:-1], _singular(words[-1])] if words else []
+    end = next((place for place, word in enumerate(words) if place and word in _AFTER), len(words))
+    return [*words[: end - 1], _singular(words[end - 1])] if words else []
 
 
 def names(phrase: str, noun: str) -> bool:
-    """Whether a phrase ends with the noun: "two big red cars" names "car", "car door" does not."""
-    said, wanted = words_of(phrase), words_of(noun)
+    """Whether a phrase is about the noun: "two big red cars" and "a car with a flag" name "car", "car door" does not."""
+    said, wanted = head_words(phrase), head_words(noun)
     return bool(wanted) and said[-len(wanted) :] == wanted

@@ -42,9 +42,10 @@ def is_adapter(model: Path | str) -> bool:
 
 
 def adapter_base(folder: Path | str) -> str:
-    """The base that an adapter folder names."""
+    """The base that an adapter folder names: a hub name, or a folder, which may be relative to the adapter's own."""
     settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(settings["base_model_name_or_path"])
+    base = str(settings["base_model_name_or_path"])
+    return str(near.resolve()) if (near := Path(folder) / base).is_dir() else base
 
 
 def load_trainable(model: Path | str, config: LearnConfig, base: str | None = None) -> tuple[Any, Any]:
@@ -62,11 +63,12 @@ def load_trainable(model: Path | str, config: LearnConfig, base: str | None = No
     if adapter and config.lora is not None:
         weights = PeftModel.from_pretrained(weights, str(model), is_trainable=True)
         _check_same(weights.peft_config["default"], config.lora, model)
+        weights.peft_config["default"].base_model_name_or_path = _lasting(source)
     elif adapter:
         weights = PeftModel.from_pretrained(weights, str(model)).merge_and_unload().requires_grad_(True)
     elif config.lora is not None:
         weights = get_peft_model(weights, _peft_config(config.lora))
-        weights.peft_config["default"].base_model_name_or_path = base or _lasting(source)
+        weights.peft_config["default"].base_model_name_or_path = _lasting(base or source)
     return weights, AutoTokenizer.from_pretrained(str(model))
 
 

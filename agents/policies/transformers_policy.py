@@ -302,7 +302,7 @@ def _find(path: str, adapter: str | None) -> _Sources:
         near = folder / base
         if not base or (not Path(base).is_dir() and not near.is_dir() and base.startswith((".", "/"))):
             raise PolicyError(f'The adapter "{path}" has a base that is not here, "{base}": mend adapter_config.json.')
-        base = str(near) if base and not Path(base).is_dir() and near.is_dir() else base
+        base = str(near) if near.is_dir() else base
         own = (folder / "tokenizer_config.json").is_file()
         return _Sources(base=base, adapter=str(folder), tokenizer=str(folder) if own else base)
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def test_version_is_the_content(folder: Path, tmp_path: Path) -> None:
     assert open_policy(str(folder), version="mine").version == "mine"
 
 
-def test_adapter_folder_is_loaded_on_its_base(folder: Path, tmp_path: Path) -> None:
+def test_adapter_folder_is_loaded_on_its_base(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peft = pytest.importorskip("peft")
     base = transformers.AutoModelForCausalLM.from_pretrained(folder)
     tuned = peft.get_peft_model(
@@ -214,6 +215,13 @@ def test_adapter_folder_is_loaded_on_its_base(folder: Path, tmp_path: Path) -> N
     _with(open_policy(str(tmp_path / "adapter")), body)
     _with(open_policy(str(folder), adapter=str(tmp_path / "adapter")), body)
     config = tmp_path / "adapter" / "adapter_config.json"
+    beside = os.path.relpath(folder, config.parent)  # relative to the adapter, wherever one stands
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": beside}))
+    decoy = (tmp_path / "cwd" / "x").resolve()
+    decoy.mkdir(parents=True)
+    (decoy / beside).resolve().mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(decoy)
+    _with(open_policy(str(tmp_path / "adapter")), body)
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "/nowhere/base"}))
     with pytest.raises(PolicyError, match="/nowhere/base"):
         open_policy(str(tmp_path / "adapter"))

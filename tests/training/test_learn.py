@@ -368,6 +368,26 @@ def test_an_adapter_follows_its_base(model: Path, tmp_path: Path) -> None:
     assert second.losses[0] < first.losses[0]
 
 
+def test_a_base_that_is_named_relative_to_its_adapter(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever one stands; and what is written names it in whole, so that it opens from anywhere."""
+    import os
+    import shutil
+
+    base = Path(shutil.copytree(model, tmp_path / "base"))
+    config = CONFIG.model_copy(update={"lora": LORA})
+    monkeypatch.chdir(tmp_path)
+    first = learn(ROWS, model="base", out=tmp_path / "runs" / "1", config=config, seed=0, base="base")
+    file = first.path / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    assert settings["base_model_name_or_path"] == str(base.resolve())
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "far" / "away")
+    file.write_text(json.dumps({**settings, "base_model_name_or_path": os.path.join("..", "..", "base")}))
+    second = learn(ROWS, model=first.path, out=tmp_path / "2", config=config, seed=0)
+    assert second.losses[0] < first.losses[0]
+    assert json.loads((second.path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base.resolve())
+
+
 def test_dpo_continues_an_adapter_against_a_copy_of_itself(model: Path, tmp_path: Path) -> None:
     first = learn(PAIRS, model=model, out=tmp_path / "1", config=CONFIG.model_copy(update={"lora": LORA}), seed=0)
     config = CONFIG.model_copy(update={"loss": "dpo", "lora": LORA})

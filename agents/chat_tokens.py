@@ -35,7 +35,8 @@ class ChatTokens:
     tokenizer: a Hugging Face tokenizer with a chat template.
     end_of_turn: the text that ends an answer, one special token (`<|im_end|>`, `</s>`); end_of_turn_ids: its id.
 
-    Raises PolicyError when there is no template, or when it ends an answer with anything but a special token.
+    Raises PolicyError when there is no template, when it ends an answer with anything but a special token, or when the
+    tokenizer puts a space before every text that it encodes (answers could not be joined to their context).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -49,6 +50,12 @@ class ChatTokens:
         self._encode = lru_cache(maxsize=16384)(self._encode_now)
         self._render = lru_cache(maxsize=4096)(self._render_now)
         self.end_of_turn, self.end_of_turn_ids = self._find_end_of_turn()
+        joined = self.decode((*self._encode("a"), *self._encode("b")))
+        if joined != "ab":
+            raise PolicyError(
+                f'The tokenizer turns "a" and then "b" into {joined!r}, so an answer cannot be joined to its context token '
+                "for token: save it with add_prefix_space=False (Llama 2 kinds: also legacy=False), or take another model."
+            )
 
     def context(self, request: Request) -> tuple[int, ...]:
         """Ids to feed for `request`: prior ids, what the messages add since, the generation prompt, the prefill.
@@ -166,10 +173,8 @@ class ChatTokens:
             raise PolicyError("A chat cannot begin with an assistant message: put a user message before it.")
         try:
             with self._lock:
-                return self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=generation_prompt
-                )
-        except TemplateError as error:
+                return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise PolicyError(f"The chat template refuses these messages ({roles}): {error}") from error
 

@@ -274,8 +274,9 @@ class DatasetRow:
     """One training row and where it comes from.
 
     kind: "explore" (x → y⁺), "repair" (x, y⁻ → y⁺), "pair" (x: y⁺ preferred to y⁻), "demonstration".
-    ids: token ids of the whole row; mask: 1 where the loss falls, as long as ids. rejected_ids, rejected_mask: the other
-    side of a pair, or the negative of a contrastive row; empty otherwise.
+    ids: token ids of the whole row; mask: 1 where the loss falls, as long as ids (2 in demonstrations: what the environment
+    said, see `learn.observation_loss`). rejected_ids, rejected_mask: the other side of a pair, or the negative of a
+    contrastive row; empty otherwise.
     weight: multiplies the row's loss.
     """
 

@@ -7,6 +7,7 @@ nothing is tokenised, cut or joined. Left out: bucketing by length (packing need
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ from kintsugi.training.learn_config import LearnConfig
 IGNORED = -100
 """The label of a token without loss, as everywhere in PyTorch."""
 
+ANSWER, OBSERVED = 1, 2
+"""Values of a row's mask: a token that was answered, and one that the environment said in a demonstration."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One forward pass. rows: row numbers. step_tokens, step_rows: loss tokens and rows of the whole optimizer step that
-    it belongs to, by which every loss is divided: accumulation then changes nothing but memory."""
+    """One forward pass. rows: row numbers. step_tokens, step_rows: loss tokens (by weight) and rows of the whole optimizer
+    step that it belongs to, by which every loss is divided: accumulation then changes nothing but memory."""
 
     rows: tuple[int, ...]
-    step_tokens: int
+    step_tokens: float
     step_rows: int
 
 
@@ -47,7 +51,7 @@ def plan_batches(rows: Sequence[DatasetRow], config: LearnConfig, seed: int) -> 
     for start in range(0, len(groups), accumulate):
         step = groups[start : start + accumulate]
         numbers = [number for group in step for number in group]
-        tokens = sum(num_loss_tokens(rows[number].mask) for number in numbers)
+        tokens = math.fsum(loss_weight(rows[number].mask, config.observation_loss) for number in numbers)
         batches += [Batch(rows=group, step_tokens=tokens, step_rows=len(numbers)) for group in step]
     return batches
 
@@ -82,23 +86,35 @@ def is_paired(row: DatasetRow) -> bool:
 
 def num_loss_tokens(mask: Sequence[int]) -> int:
     """Tokens that a loss can fall on: the first token of a row has nothing before it to be predicted from."""
-    return sum(mask[1:])
+    return sum(value == ANSWER for value in mask[1:])
 
 
-def pack_rows(rows: Sequence[DatasetRow], *, rejected: bool) -> dict[str, Any]:
+def loss_weight(mask: Sequence[int], observation_loss: float) -> float:
+    """The same by weight, with what the environment said in a demonstration (mask 2) at `observation_loss`."""
+    observed = sum(value == OBSERVED for value in mask[1:]) if observation_loss else 0
+    return num_loss_tokens(mask) + observation_loss * observed
+
+
+def pack_rows(rows: Sequence[DatasetRow], *, rejected: bool, observation_loss: float = 0.0) -> dict[str, Any]:
     """The rows one behind the other, and after them (`rejected`) the rejected side of those that have one.
 
     input_ids, labels, position_ids, segment: [1, T]; labels are IGNORED without loss, positions begin at 0 in every
     segment, segment numbers them from 0 to num_segments - 1. row_lengths: list of the segments' lengths. weights:
-    [rows]. answers: [pairs], the row that each rejected segment belongs to.
+    [rows]. answers: [pairs], the row that each rejected segment belongs to. With an observation_loss above 0 there are
+    token_weights too, [1, T].
     """
     import torch
 
     segments, answers = _segments(rows, rejected)
     lengths = [len(ids) for ids, _ in segments]
+    weighted = {}
+    if observation_loss:
+        masks = torch.tensor([value for _, mask in segments for value in mask])[None]
+        weighted["token_weights"] = _token_weights(masks, observation_loss)
     return {
+        **weighted,
         "input_ids": torch.tensor([token for ids, _ in segments for token in ids])[None],
-        "labels": torch.tensor([label for ids, mask in segments for label in _labels(ids, mask)])[None],
+        "labels": torch.tensor([label for ids, mask in segments for label in _labels(ids, mask, observation_loss)])[None],
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "segment": torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None],
         "num_segments": len(lengths),
@@ -108,7 +124,9 @@ def pack_rows(rows: Sequence[DatasetRow], *, rejected: bool) -> dict[str, Any]:
     }
 
 
-def pad_rows(rows: Sequence[DatasetRow], *, rejected: bool, pad_id: int) -> dict[str, Any]:
+def pad_rows(
+    rows: Sequence[DatasetRow], *, rejected: bool, pad_id: int, observation_loss: float = 0.0
+) -> dict[str, Any]:
     """The same as `pack_rows`, one segment a line, padded at the right: tensors [segments, longest] and an
     attention_mask instead of positions and lengths."""
     import torch
@@ -116,9 +134,14 @@ def pad_rows(rows: Sequence[DatasetRow], *, rejected: bool, pad_id: int) -> dict
 
     segments, answers = _segments(rows, rejected)
     ids = [torch.tensor(ids) for ids, _ in segments]
-    labels = [torch.tensor(_labels(ids, mask)) for ids, mask in segments]
+    labels = [torch.tensor(_labels(ids, mask, observation_loss)) for ids, mask in segments]
+    weighted = {}
+    if observation_loss:
+        masks = pad_sequence([torch.tensor(mask) for _, mask in segments], batch_first=True)
+        weighted["token_weights"] = _token_weights(masks, observation_loss)
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_id)
     return {
+        **weighted,
         "input_ids": padded,
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         "attention_mask": pad_sequence([torch.ones_like(line) for line in ids], batch_first=True),
@@ -136,5 +159,10 @@ def _segments(rows: Sequence[DatasetRow], rejected: bool) -> tuple[list[tuple[Se
     return segments, answers
 
 
-def _labels(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
-    return [IGNORED, *(token if keep else IGNORED for token, keep in zip(ids[1:], mask[1:], strict=True))]
+def _labels(ids: Sequence[int], mask: Sequence[int], observation_loss: float) -> list[int]:
+    learned = (ANSWER, OBSERVED) if observation_loss else (ANSWER,)
+    return [IGNORED, *(token if kind in learned else IGNORED for token, kind in zip(ids[1:], mask[1:], strict=True))]
+
+
+def _token_weights(masks: Any, observation_loss: float) -> Any:
+    return (masks == ANSWER).float() + observation_loss * (masks == OBSERVED).float()

@@ -25,6 +25,8 @@ class Troupe:
     def __init__(self, recipe: Recipe, *, policy: Policy | None = None, environment: Environment | None = None) -> None:
         self.recipe = recipe
         self.environment = environment or open_environment(recipe.environment.name, recipe.environment.options)
+        self.shown: dict[tuple[int, int], Any] = {}
+        """Demonstrations by (number, seed), once made."""
         self._given = policy
         self._policies: dict[str, Policy] = {} if policy is None else {"actor": policy}
 

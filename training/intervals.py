@@ -118,27 +118,6 @@ def paired_t(first: Sequence[float], second: Sequence[float], confidence: float 
     return Difference(difference=mean, low=mean - half, high=mean + half, p_value=p_value, num=num)
 
 
-def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], confidence: float = 0.95, *, resamples: int = 10_000, seed: int = 0
-) -> Difference:
-    """Mean of `first[i] - second[i]` with a percentile interval over resampled pairs.
-
-    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, ch. 13. For many pairs (tasks, 10+ seeds); with
-    few it is too narrow: use `paired_t`. p_value: twice the smaller share of resampled means on one side of 0."""
-    gaps = np.asarray(_gaps(first, second), dtype=float)
-    num = gaps.size
-    mean = float(gaps.mean()) if num else math.nan
-    if num < 2:
-        return Difference(difference=mean, low=-math.inf, high=math.inf, p_value=1.0, num=num)
-    weights = _bootstrap_counts(num, resamples, np.random.default_rng(seed))
-    means = np.concatenate([chunk @ gaps for chunk in weights]) / num
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    side = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    p_value = min(1.0, 2 * (side + 1) / (resamples + 1))
-    return Difference(difference=mean, low=float(low), high=float(high), p_value=p_value, num=num)
-
-
 def sign_test(wins: int, losses: int, alternative: Alternative = "two_sided") -> float:
     """Exact p-value of `wins` against `losses` when either is as likely; ties are left out before.
 
@@ -233,11 +212,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise ValueError(f"expected 0 <= correct <= samples and 1 <= k <= samples, found {correct}, {samples}, k={k}")
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def mean_pass_at_k(counts: Iterable[tuple[int, int]], k: int) -> float:
-    """Mean `pass_at_k` over tasks, each (samples, correct); nan for no tasks."""
-    return mean_sd(pass_at_k(samples, correct, k) for samples, correct in counts)[0]
 
 
 def _gaps(first: Sequence[float], second: Sequence[float]) -> list[float]:

@@ -59,6 +59,8 @@ class LearnConfig(StrictConfig):
     steps: optimizer steps, exactly: rows come in shuffled epochs, as many as it takes. None: `epochs` passes.
     batch_tokens: most tokens of a forward pass, rejected rows counted (a longer row goes alone). batch_size: rows of a
         forward pass instead of that, when set. gradient_accumulation: forward passes of an optimizer step.
+    observation_loss: weight of a token that the environment said in a demonstration, beside 1 of an answered one. For a
+        warm start alone, whose model must learn the names of things first; rows of the policy's own never have it.
     max_length: longer rows are dropped and counted, never cut. It is lowered to what the model has positions for.
     packing: rows stand one behind the other without padding, each seeing only itself ("dpo" always pads). Turn it off for
         models that are no plain attention stack (state-space or linear-attention layers).
@@ -77,6 +79,7 @@ class LearnConfig(StrictConfig):
     batch_tokens: int = Field(default=4096, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
+    observation_loss: float = Field(default=0.0, ge=0)
     max_length: int = Field(default=2048, ge=2)
     packing: bool = True
     weight_decay: float = Field(default=0.0, ge=0)

@@ -70,7 +70,7 @@ class Lessons:
         """`num` of the warm start's demonstrations, drawn anew (their noise too) for this round, and scripted repairs."""
         settings, seed = self.recipe.warm_start, self.recipe.seed
         assert settings is not None
-        shown = await demonstrations(self.troupe.environment, settings.demonstrations, seed)
+        shown = await demonstrations(self.troupe, settings.demonstrations, seed)
         rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown, noise_seed=f"{seed}:round:{number}")
         drawn = random.Random(f"{seed}:{number}").sample(rows, min(num, len(rows)))
         return drawn + repair_demonstration_rows(

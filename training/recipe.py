@@ -125,6 +125,8 @@ class TargetsConfig(StrictConfig):
     replay: demonstrations repeated among the rows, as many as this (0: none); replay_repairs: scripted repairs likewise.
     own_share: repeat the policy's own rows until they are this share of all (0: as they are); few right attempts then
         still weigh as much as the replayed demonstrations.
+    unlearned: an action that the environment answers with one of these texts ("Nothing happens.") gets no loss, in a right
+        attempt too; only where its token ids are known.
     score: "sampled" keeps the self-reward of the policy that sampled; "current" re-scores the pool every round.
     """
 
@@ -135,6 +137,7 @@ class TargetsConfig(StrictConfig):
     replay: int = Field(default=0, ge=0)
     replay_repairs: int = Field(default=0, ge=0)
     own_share: float = Field(default=0.0, ge=0, lt=1)
+    unlearned: tuple[str, ...] = ()
     score: Literal["sampled", "current"] = "sampled"
 
 

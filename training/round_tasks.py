@@ -32,11 +32,15 @@ class RoundTasks:
         split = self.recipe.environment.train_split
         seed = seed_of(self.recipe.seed, "tasks", number)
         tasks = self.environment.tasks(split, limit=self.recipe.explore.tasks, seed=seed)
+        self.check_apart(tasks, f"tasks of round {number}")
+        return tasks
+
+    def check_apart(self, tasks: Sequence[Task], which: str) -> None:
+        """Raises LearningError when a held-out question is among `tasks`."""
         heldout = {task.prompt for task in self.heldout()}
         both = [task.id for task in tasks if task.prompt in heldout]
         if both:
             raise LearningError(
-                f"{len(both)} held-out tasks are among the tasks of round {number} (first: {both[0]}): choose disjoint "
+                f"{len(both)} held-out tasks are among the {which} (first: {both[0]}): choose disjoint "
                 "splits (environment.train_split, environment.heldout_split)"
             )
-        return tasks

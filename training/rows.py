@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import Policy, Request, live
 from kintsugi.agents.roles import Prompt
 from kintsugi.graphs.episode_config import RepairConfig
 from kintsugi.graphs.episode_nodes import repair_request, rollback_request
-from kintsugi.records import Critique, DatasetRow, Fault, Observation, Pair, Trajectory
+from kintsugi.records import Action, Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
@@ -35,9 +35,11 @@ class Rows:
         repairer: Prompt,
         repair: RepairConfig,
         trajectories: Mapping[str, Trajectory],
+        unlearned: Collection[str] = (),
     ) -> None:
         self.chat, self.actor, self.repairer, self.repair = chat, actor, repairer, repair
         self.trajectories = trajectories
+        self.unlearned = unlearned
 
     @classmethod
     def of(cls, recipe: Recipe, troupe: Troupe, chat: ChatTokens, trajectories: Mapping[str, Trajectory]) -> Rows:
@@ -49,6 +51,7 @@ class Rows:
             repairer=troupe.prompt(who),
             repair=recipe.repair,
             trajectories=trajectories,
+            unlearned=recipe.targets.unlearned,
         )
 
     async def scores(
@@ -167,12 +170,13 @@ class Rows:
             return self.chat.row(chat)
         ids = list(self.chat.context(Request(messages=messages)))
         mask = [0] * len(ids)
-        for index, action in enumerate(actions):
+        for index, (action, answer) in enumerate(zip(actions, _answers(trajectory), strict=True)):
             tokens = action.tokens
             assert tokens is not None
             given = self._kept(trajectory) if index == 0 else tokens.context_ids
+            learned = int(answer not in self.unlearned)
             ids += [*given, *tokens.completion_ids]
-            mask += [1 if index == 0 else 0] * len(given) + [1] * len(tokens.completion_ids)
+            mask += [learned if index == 0 else 0] * len(given) + [learned] * len(tokens.completion_ids)
         return tuple(ids), tuple(mask)
 
 
@@ -191,6 +195,17 @@ def rollback_cut(rejected: Trajectory, chosen: Trajectory, *, blind: bool = Fals
     kept = "".join(wrong[:same])
     bad = wrong[same].rstrip("\n") if same < len(wrong) else ""
     return Fault(kept=kept, bad=bad, note="wrong"), "".join(right[same:])
+
+
+def _answers(trajectory: Trajectory) -> list[str]:
+    """What the environment said to each action; "" where it said nothing."""
+    answers: list[str] = []
+    for message in trajectory.messages:
+        if isinstance(message, Action):
+            answers.append("")
+        elif isinstance(message, Observation) and answers:
+            answers[-1] = message.text
+    return answers
 
 
 def _opening(trajectory: Trajectory) -> str:

@@ -109,9 +109,14 @@ class SftTrainer(PlannedRows, SFTTrainer):
     def collate(self, batch: Batch) -> dict[str, Any]:
         rows = [self.rows[number] for number in batch.rows]
         made = (
-            pack_rows(rows, rejected=self.with_rejected)
+            pack_rows(rows, rejected=self.with_rejected, observation_loss=self.config.observation_loss)
             if self.config.packing
-            else pad_rows(rows, rejected=self.with_rejected, pad_id=self.pad_id)
+            else pad_rows(
+                rows,
+                rejected=self.with_rejected,
+                pad_id=self.pad_id,
+                observation_loss=self.config.observation_loss,
+            )
         )
         return {**made, "step_tokens": batch.step_tokens, "step_rows": batch.step_rows}
 
@@ -128,7 +133,8 @@ class SftTrainer(PlannedRows, SFTTrainer):
 
 
 def row_logprobs(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed log-probability of each segment's loss tokens, in nats, and how many they are: two [segments] tensors.
+    """Summed log-probability of each segment's loss tokens, in nats, and how many they are (both by weight where there
+    are token_weights): two [segments] tensors.
 
     `sums / counts` is the length-normalised log-probability, the same number that a policy calls its self-reward.
     """
@@ -137,6 +143,10 @@ def row_logprobs(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torc
     logprobs = _token_logprobs(model, inputs, labels, kept)
     where = segment[kept]
     num_segments = inputs["num_segments"]
+    if "token_weights" in inputs:
+        weights = inputs["token_weights"][:, 1:][kept].to(logprobs.dtype)
+        zeros = logprobs.new_zeros(num_segments)
+        return zeros.index_add(0, where, weights * logprobs), zeros.index_add(0, where, weights)
     sums = logprobs.new_zeros(num_segments).index_add(0, where, logprobs)
     return sums, torch.bincount(where, minlength=num_segments).to(sums.dtype)
 

@@ -75,6 +75,8 @@ class Stages:
         folder = recipe.model.path
         if not folder and recipe.warm_start is not None:
             settings = recipe.warm_start
+            shown = self.troupe.environment.tasks("demonstrations", limit=settings.demonstrations, seed=recipe.seed)
+            self.tasks.check_apart(shown, "demonstrations")
             self.watch.begin("warm start", settings.steps)
             shelf = self.run.path.parent / "warm_starts"
             folder = str(await warm_start(recipe, self.troupe, recipe.seed, shelf, on_step=self._on_step))

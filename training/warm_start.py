@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +26,7 @@ from kintsugi.errors import ConfigError, LearningError
 from kintsugi.graphs.episode_nodes import rollback_request
 from kintsugi.records import DatasetRow, Task, content_hash
 from kintsugi.sandboxes.environments.environment import Environment, is_file_name
+from kintsugi.training.batches import OBSERVED
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
@@ -49,42 +52,62 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstrations:
-    """Tasks of the demonstrations split with their scripted actions."""
+    """Tasks of the demonstrations split, and each one's scripted episode: (action, the answer to it) of every turn. The
+    answer to the last action, and so to the only one of a single-turn task, is left out ("")."""
 
     tasks: Sequence[Task]
-    actions: Sequence[str]
+    episodes: Sequence[Sequence[tuple[str, str]]]
 
 
-async def demonstrations(environment: Environment, num: int, seed: int) -> Demonstrations:
-    """`num` scripted single-turn demonstrations. An environment that has none is a ConfigError."""
-    tasks = environment.tasks("demonstrations", limit=num, seed=seed)
-    actions = []
-    for task in tasks:
-        gold = await environment.gold(task)
-        if not gold:
-            raise ConfigError(f"{environment.name} has no scripted solution for {task.id}: it cannot warm-start a model")
-        actions.append(gold[0])
-    if not actions:
-        raise ConfigError(f'{environment.name} has no "demonstrations" split: give model.path instead of a warm start')
-    return Demonstrations(tasks=tasks, actions=actions)
+async def demonstrations(troupe: Troupe, num: int, seed: int) -> Demonstrations:
+    """`num` scripted demonstrations, made once for a troupe. An environment that has none is a ConfigError."""
+    if (num, seed) not in troupe.shown:
+        environment = troupe.environment
+        tasks = environment.tasks("demonstrations", limit=num, seed=seed)
+        if not tasks:
+            raise ConfigError(f'{environment.name} has no "demonstrations" split: give model.path instead of a warm start')
+        episodes = [await _scripted_episode(environment, task) for task in tasks]
+        troupe.shown[num, seed] = Demonstrations(tasks=tasks, episodes=episodes)
+    return troupe.shown[num, seed]
+
+
+async def _scripted_episode(environment: Environment, task: Task) -> list[tuple[str, str]]:
+    gold = await environment.gold(task)
+    if not gold:
+        raise ConfigError(f"{environment.name} has no scripted solution for {task.id}: it cannot warm-start a model")
+    if environment.max_turns == 1:
+        return [(gold[0], "")]
+    world = await environment.start(task)
+    try:
+        await world.observe()
+        answers = [(await world.act(action)).observation for action in gold[:-1]]
+    finally:
+        await world.close()
+    return list(zip(gold, [*answers, ""], strict=True))
 
 
 def demonstration_rows(
     recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, *, noise_seed: str | None = None
 ) -> list[DatasetRow]:
-    """x → y rows of the demonstrations, in the actor's plain prompt; with a `noise_seed`, some with garbled words."""
+    """One row an episode, in the actor's plain prompt; with a `noise_seed`, some with garbled words before the first action.
+    Where the warm start learns from what the environment says too, that has the mask 2."""
     prompt, settings = troupe.prompt("actor"), recipe.warm_start
     assert settings is not None
     garble = Garbler(chat, settings.word_noise) if noise_seed is not None and settings.word_noise else None
     rows = []
-    for task, action in zip(shown.tasks, shown.actions, strict=True):
-        messages = prompt.messages(task=task.prompt, attempt="", feedback="", memory="")
-        ids, mask = chat.row((*messages, ChatMessage(role="assistant", content=action)))
+    for task, turns in zip(shown.tasks, shown.episodes, strict=True):
+        messages = list(prompt.messages(task=task.prompt, attempt="", feedback="", memory=""))
+        for action, answer in turns:
+            messages.append(ChatMessage(role="assistant", content=action))
+            messages.append(ChatMessage(role="user", content=answer))
+        ids, mask = chat.row(messages[:-1])
         rng = random.Random(f"{noise_seed}:{task.id}")
         if garble is not None and rng.random() < settings.noise_share:
             start = mask.index(1)
             context = garble(ids[:start], rng)
             ids, mask = (*context, *ids[start:]), (*(0,) * len(context), *mask[start:])
+        if settings.learn.observation_loss:
+            mask = tuple(value or OBSERVED for value in mask)
         rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
     return rows
 
@@ -178,20 +201,43 @@ def code_hash(environment: str, prompts: str, root: Path = ROOT) -> str:
 
 
 async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_step: OnStep | None = None) -> Path:
-    """The folder of the warm-started model for this recipe and seed, made now unless it is on the shelf already."""
-    settings = recipe.warm_start
-    assert settings is not None
+    """The folder of the warm-started model for this recipe and seed, made now unless it is on the shelf already. Of runs
+    that want the same one at the same time, one makes it and the others wait."""
     folder = shelf / warm_start_key(recipe, seed)
-    if (folder / "learn.json").exists():
-        return folder
+    shelf.mkdir(parents=True, exist_ok=True)
+    async with _alone(folder.with_suffix(".lock")):
+        if not (folder / "learn.json").exists():
+            await _make(recipe, troupe, seed, folder, on_step)
+    return folder
+
+
+@asynccontextmanager
+async def _alone(path: Path) -> AsyncIterator[None]:
+    """Holds the lock file `path`, once whoever holds it is done or dead."""
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.2)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to forked children that have the file too
+
+
+async def _make(recipe: Recipe, troupe: Troupe, seed: int, folder: Path, on_step: OnStep | None) -> None:
+    settings, shelf = recipe.warm_start, folder.parent
+    assert settings is not None
     from kintsugi.training.learn import learn
     from kintsugi.training.small_model import make_small_model
 
-    shelf.mkdir(parents=True, exist_ok=True)
-    shown = await demonstrations(troupe.environment, settings.demonstrations, seed)
+    shown = await demonstrations(troupe, settings.demonstrations, seed)
     # The vocabulary has the words of the training questions, as a pretrained model's would; no answer is among them.
     asked = troupe.environment.tasks(recipe.environment.train_split, limit=VOCABULARY_TASKS, seed=seed)
-    texts = [task.prompt for task in (*asked, *shown.tasks)] + list(shown.actions)
+    texts = [task.prompt for task in (*asked, *shown.tasks)]
+    texts += [said for turns in shown.episodes for turn in turns for said in turn]
     raw = make_small_model(texts, shelf / f"{folder.name}-raw", recipe.model.small, seed)
     chat = load_chat(raw)
     clean = sorted(demonstration_rows(recipe, troupe, chat, shown), key=lambda row: len(row.ids))
@@ -224,7 +270,6 @@ async def warm_start(recipe: Recipe, troupe: Troupe, seed: int, shelf: Path, on_
             threads=recipe.threads,
         )
         at = made.path
-    return folder
 
 
 def load_chat(folder: Path | str) -> ChatTokens:

@@ -149,12 +149,30 @@ def test_templates_that_change_earlier_text_are_refused() -> None:
         ChatTokens(tokenizer(REORDERING)).row(plain)
 
 
+@pytest.mark.parametrize("first_only", [False, True])
+def test_a_tokenizer_that_puts_a_space_before_every_text_is_refused(first_only: bool) -> None:
+    """As SentencePiece tokenizers of the first Llama kinds do; byte-level ones can be told to."""
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    made = tokenizer(SMALL)
+    if first_only:  # Llama's way: a mark before the text, which decoding takes off again
+        made.backend_tokenizer.normalizer = normalizers.Prepend(" ")
+        made.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    else:
+        made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    with pytest.raises(PolicyError, match="cannot be joined to its context token for token"):
+        ChatTokens(made)
+
+
 def test_missing_and_unusable_templates_are_refused() -> None:
     with pytest.raises(PolicyError, match="no chat template"):
         ChatTokens(tokenizer(None))
     endless = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     with pytest.raises(PolicyError, match="nobody can tell when to stop"):
         ChatTokens(tokenizer(endless))
+    broken = "{{ messages[0]['content'] + 1 }}" + SMALL
+    with pytest.raises(PolicyError, match="The chat template refuses these messages"):
+        ChatTokens(tokenizer(broken))
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + SMALL
     with pytest.raises(PolicyError, match="no system role"):
         ChatTokens(tokenizer(strict)).context(Request(messages=as_messages(("system", "x"), ("user", "y"))))

@@ -95,6 +95,21 @@ def test_packed_rows_do_not_see_each_other(model: Path, tmp_path: Path, change: 
     assert result.tokens == sum(len(row.ids) for row in ROWS)
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_what_the_environment_said_counts_by_its_weight(model: Path, tmp_path: Path, packing: bool) -> None:
+    """−(Σ log p of answers + 0.5 Σ log p of observations) / (answers + 0.5 observations), by hand; at 0 as if never marked."""
+    marked = [dataclasses.replace(row, mask=tuple(value or 2 for value in row.mask)) for row in ROWS[:3]]
+    answers = sum(one_by_one(model, chosen(ROWS[:3])))
+    observed = sum(one_by_one(model, [(row.ids, [value == 2 for value in row.mask]) for row in marked]))
+    num = sum(num_loss_tokens(row.mask) for row in marked)
+    num_observed = sum(len(row.ids) - 1 for row in marked) - num
+    for weight in (0.5, 0.0):
+        config = WHOLE.model_copy(update={"observation_loss": weight, "packing": packing})
+        result = learn(marked, model=model, out=tmp_path / str(weight), config=config, seed=0)
+        expected = -(answers + weight * observed) / (num + weight * num_observed)
+        assert result.losses[0] == pytest.approx(expected, abs=1e-4)
+
+
 def test_models_with_windows_are_packed_by_transformers_own_mask(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 

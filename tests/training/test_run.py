@@ -276,6 +276,13 @@ def test_heldout_tasks_in_training(tiny: Path, tiny_run: RunResult) -> None:
         assert ledger.count_episodes(purpose="explore") == 0 and not ledger.datasets()
 
 
+def test_heldout_tasks_among_the_demonstrations(tiny: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(tiny), ["environment.heldout_split=demonstrations"])
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"seed": recipe.seed})})
+    with pytest.raises(LearningError, match="held-out tasks are among the demonstrations"):
+        train(recipe, out=tmp_path / "run")
+
+
 def test_warm_start_band(tiny: Path) -> None:
     recipe = load_recipe(str(tiny), ["warm_start.low=0.2", "warm_start.high=0.4"])
     check_band(recipe, 0.2)

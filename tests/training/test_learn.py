@@ -97,7 +97,7 @@ def test_packed_rows_do_not_see_each_other(model: Path, tmp_path: Path, change: 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_what_the_environment_said_counts_by_its_weight(model: Path, tmp_path: Path, packing: bool) -> None:
-    """−(Σ log p of answers + 0.5 Σ log p of observations) / (answers + 0.5 observations), by hand; at 0 as if never marked."""
+    """−(Σ log p of answers + w Σ log p of observations) / (answers + w observations), by hand; at w = 0 as if unmarked."""
     marked = [dataclasses.replace(row, mask=tuple(value or 2 for value in row.mask)) for row in ROWS[:3]]
     answers = sum(one_by_one(model, chosen(ROWS[:3])))
     observed = sum(one_by_one(model, [(row.ids, [value == 2 for value in row.mask]) for row in marked]))

@@ -22,6 +22,8 @@ class RepairConfig(StrictConfig):
     form: "rewrite" (a new program in one go), "rollback" (go on from the first line the environment objects to),
         "again" (multi-turn: a reflection, then a new attempt from the start).
     sees: "attempt" (ENVISIONS) or "feedback" (the attempt and what the environment said of it; Re-ReST).
+    words: who writes the reflection of "again": the repairer's policy, or "notes": the environment, from what stands in the
+        lost attempt and nothing else (`Environment.notes`, where there is one).
     redraws: a rollback that begins with the very line objected to is ended there and drawn again, at most so often (its
         tokens count); not for a repairer that sees no feedback.
     rounds: repairs in a row, at most. budget: repairs of an unsolved task (only with on = "unsolved").
@@ -33,6 +35,7 @@ class RepairConfig(StrictConfig):
     on: Literal["failures", "all", "unsolved"] = "failures"
     form: Literal["rewrite", "rollback", "again"] = "rewrite"
     sees: Literal["attempt", "feedback"] = "feedback"
+    words: Literal["policy", "notes"] = "policy"
     redraws: int = Field(default=2, ge=0)
     rounds: int = Field(default=1, ge=0)
     budget: int = Field(default=4, ge=0)
@@ -42,6 +45,8 @@ class RepairConfig(StrictConfig):
     def _fits(self) -> RepairConfig:
         if self.form == "again" and self.who == "self" and self.sees == "attempt":
             raise ValueError('sees = "feedback" with form = "again": a reflection on nothing says nothing')
+        if self.words == "notes" and self.form != "again":
+            raise ValueError(f'form = "again" with words = "notes": form = "{self.form}" has no reflection')
         return self
 
     @property

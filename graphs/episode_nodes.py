@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sampling
 from kintsugi.agents.roles import Prompt, Role
+from kintsugi.errors import ConfigError
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 from kintsugi.graphs.episode_state import (
     Attempt,
@@ -43,6 +44,7 @@ from kintsugi.records import (
     message_from_plain,
     to_plain,
 )
+from kintsugi.sandboxes.environments.environment import TakesNotes
 
 Node = Callable[[EpisodeState], Awaitable[EpisodeState]]
 
@@ -63,6 +65,9 @@ class Cast:
 
 def nodes(cast: Cast) -> dict[str, Node]:
     """The node functions by name. Refiner and reflector are there only when the recipe repairs through them."""
+    environment = cast.worlds.environment
+    if cast.repair.words == "notes" and not isinstance(environment, TakesNotes):
+        raise ConfigError(f'{environment.name} takes no notes of a lost attempt: set repair.words = "policy"')
     table: dict[str, Node] = {"agent": _Agent(cast), "environment": _Environment(cast)}
     if cast.repair.who == "self":
         table["refiner"] = _Repairer(cast, "refiner")
@@ -157,6 +162,11 @@ class _Repairer:
         stage = "refine" if self.name == "refiner" else "reflect"
         again = self.cast.repair.form == "again"
         attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
+        if self.cast.repair.words == "notes":
+            environment = self.cast.worlds.environment
+            assert isinstance(environment, TakesNotes), "nodes() looks for this"
+            notes = environment.notes(task_of(state), _turns(failed.messages))
+            return _went(state, self.name, _add(attempt, Critique(text=notes, author="notes")))
         keep = state["plan"].get("keep") if not state["attempts"] else None
         request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
         sampling = _seeded(role.sampling, state, attempt)
@@ -235,6 +245,17 @@ def transcript(trajectory: Trajectory) -> str:
 
 def _critiques(messages: Sequence[Message]) -> list[Critique]:
     return [message for message in messages if isinstance(message, Critique)]
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """(action, what the environment said to it) of each turn."""
+    turns: list[tuple[str, str]] = []
+    for message in messages:
+        if isinstance(message, Action):
+            turns.append((message.text, ""))
+        elif isinstance(message, Observation) and turns:
+            turns[-1] = (turns[-1][0], message.text)
+    return turns
 
 
 def _memory(messages: Sequence[Message]) -> str:

@@ -14,7 +14,7 @@ from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 from kintsugi.training.rows import Rows
 from kintsugi.training.selection import Selection
-from kintsugi.training.warm_start import demonstration_rows, demonstrations, repair_demonstration_rows
+from kintsugi.training.warm_start import demonstration_rows, demonstrations, second_try_rows
 
 
 class Lessons:
@@ -73,7 +73,7 @@ class Lessons:
         shown = await demonstrations(self.troupe, settings.demonstrations, seed)
         rows = demonstration_rows(self.recipe, self.troupe, self.chat, shown, noise_seed=f"{seed}:round:{number}")
         drawn = random.Random(f"{seed}:{number}").sample(rows, min(num, len(rows)))
-        return drawn + repair_demonstration_rows(
+        return drawn + await second_try_rows(
             self.recipe, self.troupe, self.chat, shown, num_repairs, seed + 1000 * number
         )
 

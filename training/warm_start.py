@@ -149,6 +149,30 @@ class Garbler:
         return tuple(found)
 
 
+async def second_try_rows(
+    recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, num: int, seed: int
+) -> list[DatasetRow]:
+    """`num` rows of what follows a failure: scripted repairs, or, over many turns, scripted episodes after notes."""
+    if num == 0 or troupe.environment.max_turns == 1:
+        return repair_demonstration_rows(recipe, troupe, chat, shown, num, seed)
+    script = getattr(troupe.environment, "scripted_retry", None)
+    if script is None:
+        raise ConfigError(f"{troupe.environment.name} has no scripted second tries: set warm_start.repair_share=0")
+    prompt, rows = troupe.prompt("actor"), []
+    for index in range(num):
+        task = shown.tasks[index % len(shown.tasks)]
+        found = await script(task, random.Random(f"{seed}:{index}"))
+        if found is not None:
+            notes, turns = found
+            messages = list(prompt.messages(task=task.prompt, attempt="", feedback="", memory=notes))
+            for action, answer in turns:
+                messages.append(ChatMessage(role="assistant", content=action))
+                messages.append(ChatMessage(role="user", content=answer))
+            ids, mask = chat.row(messages[:-1])
+            rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
+    return rows
+
+
 def repair_demonstration_rows(
     recipe: Recipe, troupe: Troupe, chat: ChatTokens, shown: Demonstrations, num: int, seed: int
 ) -> list[DatasetRow]:
@@ -242,7 +266,7 @@ async def _make(recipe: Recipe, troupe: Troupe, seed: int, folder: Path, on_step
     chat = load_chat(raw)
     clean = sorted(demonstration_rows(recipe, troupe, chat, shown), key=lambda row: len(row.ids))
     num_repairs = round(len(clean) * settings.repair_share / (1 - settings.repair_share))
-    repairs = repair_demonstration_rows(recipe, troupe, chat, shown, num_repairs, seed)
+    repairs = await second_try_rows(recipe, troupe, chat, shown, num_repairs, seed)
     phases = [
         (clean[: max(1, round(phase.shortest * len(clean)))], {"steps": phase.steps, "schedule": "constant"})
         for phase in settings.first

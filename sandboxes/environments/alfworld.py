@@ -26,14 +26,16 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Task, Verdict, content_hash
 from kintsugi.sandboxes.environments.about import About, Download
+from kintsugi.sandboxes.environments.alfworld_expert import Expert
 from kintsugi.sandboxes.environments.alfworld_generator import Split, draw, first_observation
+from kintsugi.sandboxes.environments.alfworld_notes import notes_of, reminded, stray_command
 from kintsugi.sandboxes.environments.alfworld_official import folder_of, official_games, solvable_games
 from kintsugi.sandboxes.environments.alfworld_pool import Pool
 from kintsugi.sandboxes.environments.alfworld_prompt import brief, listed
@@ -194,6 +196,35 @@ class Alfworld:
         request = {"op": "expert", "game": self.game(task), "turns": self.max_turns}
         commands = (await self.pool.ask(task.hash, request))["commands"]
         return None if commands is None else tuple(commands)
+
+    def notes(self, task: Task, turns: Sequence[tuple[str, str]]) -> str:
+        """What a lost attempt of these (command, observation) turns has seen (see `alfworld_notes`)."""
+        return notes_of(task.prompt, turns)
+
+    async def scripted_retry(self, task: Task, rng: random.Random) -> tuple[str, list[tuple[str, str]]] | None:
+        """Notes on a short look around, and the expert's episode with them; None when it does not win in `max_turns`."""
+        looker = Expert(task.prompt)
+        looked = await self._played(task, looker, rng.randint(3, 10), lambda: stray_command(looker, rng))
+        notes = self.notes(task, looked[0])
+        expert = reminded(task.prompt, notes)
+        turns, won = await self._played(task, expert, self.max_turns, expert.next_command)
+        return (notes, turns) if won else None
+
+    async def _played(
+        self, task: Task, expert: Expert, num_turns: int, command: Callable[[], str]
+    ) -> tuple[list[tuple[str, str]], bool]:
+        """(command, observation) of at most `num_turns` turns, each told to `expert`, and whether the game was won."""
+        world = await self.start(task)
+        turns: list[tuple[str, str]] = []
+        try:
+            while len(turns) < num_turns and not world.over:
+                said = command()
+                observation = (await world.act(said)).observation
+                expert.told(said, observation)
+                turns.append((said, observation))
+        finally:
+            await world.close()
+        return turns, world.over
 
     async def close(self) -> None:
         self.pool.close()

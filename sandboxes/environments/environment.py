@@ -81,6 +81,15 @@ class Environment(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesNotes(Protocol):
+    """An environment of several turns that can say what a lost attempt has seen (`repair.words = "notes"`)."""
+
+    def notes(self, task: Task, turns: Sequence[tuple[str, str]]) -> str:
+        """Notes for the next attempt, from the lost one's (action, observation) turns and nothing else; "" for none."""
+        ...
+
+
 class ProgramWorld:
     """A world of one turn: the action is judged at once by `judge`."""
 
@@ -127,8 +136,8 @@ def environment_kinds() -> dict[str, str]:
     for entry in files("kintsugi.sandboxes.environments").iterdir():
         if entry.name.endswith(".py") and entry.name not in skip and "def open_environment(" in entry.read_text():
             stem = entry.name.removesuffix(".py")
-            # math_.py holds the environment "math": no file here is named after a module that someone imports.
-            kinds[stem.rstrip("_")] = f"kintsugi.sandboxes.environments.{stem}"
+            # math_.py holds "math", mcp_bridge.py "mcp": no file here is named after a module that someone imports.
+            kinds[stem.removesuffix("_bridge").rstrip("_")] = f"kintsugi.sandboxes.environments.{stem}"
     kinds.update({point.name: point.value for point in entry_points(group="kintsugi.environments")})
     return kinds
 

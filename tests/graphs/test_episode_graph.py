@@ -13,8 +13,9 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
+from kintsugi.errors import ConfigError
 from kintsugi.graphs.episode_graph import build_episode_graph
-from kintsugi.graphs.episode_nodes import Cast
+from kintsugi.graphs.episode_nodes import Cast, nodes
 from kintsugi.graphs.episode_state import EpisodePlan, finished_episode, start_state
 from kintsugi.records import Action, Critique, Observation, Task, Verdict, to_plain
 from kintsugi.sandboxes.environments.environment import open_environment
@@ -217,6 +218,31 @@ def test_out_of_turns_is_truncated_and_repaired() -> None:
     lost, won = episode.trajectories
     assert lost.stop == "truncated" and len(lost.actions) == len(plan) and "out of turns" in lost.feedback
     assert lost.hard_reward == 0.0 and won.stop == "success"
+
+
+def test_notes_are_made_from_the_lost_attempt_without_a_model() -> None:
+    """`words = "notes"`: the environment writes the reflection; nothing is sampled for it, and the agent acts with it."""
+    environment, task, plan = one_hunt()
+    with pytest.raises(ConfigError, match="takes no notes"):
+        nodes(cast_of(ScriptedPolicy([]), environment, prompts="react", repair={**SELF, "form": "again", "words": "notes"}))
+    told: list[Any] = []
+
+    class Noting(type(environment)):
+        def notes(self, task: Task, turns: Any) -> str:
+            told.append(list(turns))
+            return "the lamp is north"
+
+    environment.__class__ = Noting
+    policy = ScriptedPolicy(["dance", "quit", *plan], byte_tokens=True)
+    cast = cast_of(policy, environment, prompts="react", repair={**SELF, "form": "again", "words": "notes"})
+    (episode,) = played(cast, plan_of(task))
+    lost, won = episode.trajectories
+    assert (lost.success, won.success) == (False, True) and won.stage == "refine"
+    (critique,) = [message for message in won.messages if isinstance(message, Critique)]
+    assert (critique.text, critique.author) == ("the lamp is north", "notes")
+    assert [action for action, _ in told[0]] == ["dance", "quit"] and told[0][0][1]
+    assert len(policy.requests) == 2 + len(plan) and "the lamp is north" in policy.requests[2].messages[1]["content"]
+    assert won.cost.generated_tokens == sum(len(action.encode()) + 1 for action in plan)
 
 
 def test_again_reflects_and_acts_from_the_start() -> None:

@@ -90,7 +90,7 @@ async def _put_on_shelf(path: Path) -> None:
     assert settings is not None
     tasks = troupe.environment.tasks("train", limit=400, seed=77)
     actions = [(await troupe.environment.gold(task) or [""])[0] for task in tasks]
-    shown = warm_start.Demonstrations(tasks=tasks, actions=actions)
+    shown = warm_start.Demonstrations(tasks=tasks, episodes=[[(action, "")] for action in actions])
     raw = make_small_model([*(task.prompt for task in tasks), *actions], path.parent / "raw", recipe.model.small)
     chat = warm_start.load_chat(raw)
     rows = warm_start.demonstration_rows(recipe, troupe, chat, shown)

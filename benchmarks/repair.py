@@ -1,6 +1,7 @@
 """Does repair pay? On tasks whose k samples all failed: one repair against one fresh sample of the same weights.
 
     python benchmarks/repair.py --seeds 8
+    python benchmarks/repair.py --recipe alfworld_notes --seeds 3 --worth 2 --out runs/notes    # second tries over many turns
 
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, and, apart from them, one fresh sample after another until
@@ -117,6 +118,7 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--recipe", default="repair", help="one that repairs unsolved tasks and measures fresh samples")
     parser.add_argument("--seeds", type=int, default=8, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -125,7 +127,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()
     seeds = [options.first_seed + number for number in range(options.seeds)]
-    runs = compare_recipes(["repair"], seeds, options.out, options.jobs, options.overrides)
+    runs = compare_recipes([options.recipe], seeds, options.out, options.jobs, options.overrides)
     found = measure(runs, options.worth)
     print(json.dumps(found, indent=2) if options.json else table(found))
 

@@ -1,7 +1,7 @@
 """Does repair pay? On tasks whose k samples all failed: one repair against one fresh sample of the same weights.
 
     python benchmarks/repair.py --seeds 8
-    python benchmarks/repair.py --recipe alfworld_notes --seeds 3 --worth 2 --out runs/notes    # second tries over many turns
+    python benchmarks/repair.py --recipe alfworld_notes --seeds 3 --worth 2 --out runs/notes    # many turns
 
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, and, apart from them, one fresh sample after another until

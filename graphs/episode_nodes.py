@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sampling
 from kintsugi.agents.roles import Prompt, Role
-from kintsugi.errors import ConfigError
+from kintsugi.errors import ConfigError, ContextTooLong
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 from kintsugi.graphs.episode_state import (
     Attempt,
@@ -102,7 +102,13 @@ class _Agent:
             prior_messages=len(chat) - 1 if prior else 0,
             key=_key(state, attempt),
         )
-        completion, attempt = await _ask(role, request, attempt)
+        try:
+            completion, attempt = await _ask(role, request, attempt)
+        except ContextTooLong as error:
+            if not _actions(attempt):  # the task itself does not fit: that is for the user to mend
+                raise
+            verdict = Verdict(success=False, reward=0.0, feedback=f"out of context: {error}")
+            return _went(state, "agent", _add(attempt, verdict))
         tokens = _tokens(completion, prior, first=not _actions(attempt))
         return _went(state, "agent", _add(attempt, Action(text=completion.text, tokens=tokens)))
 
@@ -118,7 +124,7 @@ class _Environment:
         assert attempt is not None, "the environment node needs an action to answer"
         last = message_from_plain(attempt["messages"][-1])
         if isinstance(last, Verdict):
-            return await self._end(state, attempt, last, "error")
+            return await self._end(state, attempt, last, "error" if last.error else "truncated")
         actions = _actions(attempt)
         started = time.monotonic()
         try:

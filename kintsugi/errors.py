@@ -47,6 +47,10 @@ class PolicyError(KintsugiError):
     exit_code = 6
 
 
+class ContextTooLong(PolicyError):
+    """A chat has outgrown what its model takes; over several turns this ends the attempt, not the run."""
+
+
 class SandboxError(KintsugiError):
     """No sandbox of the asked kind can be opened, or it broke twice in a row."""
 

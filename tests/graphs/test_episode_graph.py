@@ -13,7 +13,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
-from kintsugi.errors import ConfigError
+from kintsugi.errors import ConfigError, ContextTooLong
 from kintsugi.graphs.episode_graph import build_episode_graph
 from kintsugi.graphs.episode_nodes import Cast, nodes
 from kintsugi.graphs.episode_state import EpisodePlan, finished_episode, start_state
@@ -218,6 +218,26 @@ def test_out_of_turns_is_truncated_and_repaired() -> None:
     lost, won = episode.trajectories
     assert lost.stop == "truncated" and len(lost.actions) == len(plan) and "out of turns" in lost.feedback
     assert lost.hard_reward == 0.0 and won.stop == "success"
+
+
+def test_an_attempt_that_outgrows_its_model_is_truncated() -> None:
+    """It is lost, and can be repaired; a task that does not fit at all is the user's to mend."""
+    environment, task, plan = one_hunt()
+
+    class Short(TokenPolicy):
+        async def complete(self, request: Any) -> Any:
+            if turn(request.messages) >= limit:
+                raise ContextTooLong("The context has 9 tokens, the model takes 1 to 8.")
+            return await super().complete(request)
+
+    limit = 2
+    (episode,) = played(cast_of(Short(lambda messages: "look"), environment, prompts="react"), plan_of(task))
+    (lost,) = episode.trajectories
+    assert lost.stop == "truncated" and len(lost.actions) == 2 and lost.feedback.startswith("out of context")
+    assert episode.path == ("agent", "environment") * 3 and len(list(lost.token_rows())) == 1
+    limit = 0
+    with pytest.raises(ContextTooLong):
+        played(cast_of(Short(lambda messages: "look"), environment, prompts="react"), plan_of(task))
 
 
 def test_notes_are_made_from_the_lost_attempt_without_a_model() -> None:

@@ -60,8 +60,18 @@ class EpisodeConfig(StrictConfig):
 
     max_turns: actions an attempt may take; None takes the environment's own. turn_timeout_s: seconds the environment may
     take for one action before it counts as crashed. wave: episodes that run at once, and are committed at once.
+    history_turns: how many of its last turns an agent sees at most, besides the task; None: all. Half of them fall out at
+        once, so that a context lasts for several turns.
     """
 
     max_turns: int | None = Field(default=None, ge=1)
     turn_timeout_s: float = Field(default=60.0, gt=0)
     wave: int = Field(default=250, ge=1)
+    history_turns: int | None = Field(default=None, ge=1)
+
+    def turns_dropped(self, num_turns: int) -> int:
+        """How many of an attempt's first `num_turns` turns are out of the agent's sight."""
+        if self.history_turns is None:
+            return 0
+        step = (self.history_turns + 1) // 2
+        return -(-max(0, num_turns - self.history_turns) // step) * step

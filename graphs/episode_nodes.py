@@ -94,7 +94,7 @@ class _Agent:
                 return _went(state, "agent", attempt)
             attempt = new_attempt("explore", None, [Observation(text=first)])
         role = self.cast.roles["actor"]
-        chat, prior = _chat(role, attempt)
+        chat, prior = _chat(role, attempt, self.cast.episode)
         request = Request(
             messages=chat,
             sampling=_seeded(role.sampling, state, attempt),
@@ -286,8 +286,11 @@ def _key(state: EpisodeState, attempt: Attempt) -> str:
     return f"{attempt_key(state)}:{len(attempt['messages']):04d}"
 
 
-def _chat(role: Role, attempt: Attempt) -> tuple[tuple[ChatMessage, ...], tuple[int, ...]]:
-    """The actor's chat, and the ids of it up to the last sampled answer (empty when any action has none)."""
+def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[ChatMessage, ...], tuple[int, ...]]:
+    """The actor's chat, and the ids of it up to the last sampled answer (empty when any action has none, and when turns
+    have just fallen out of the history window)."""
+    num_turns, turn = len(_actions(attempt)), -1
+    dropped = rules.turns_dropped(num_turns)
     messages = [message_from_plain(message) for message in attempt["messages"]]
     opening = messages[0]
     assert isinstance(opening, Observation)
@@ -296,16 +299,19 @@ def _chat(role: Role, attempt: Attempt) -> tuple[tuple[ChatMessage, ...], tuple[
     ids: list[int] = []
     # A repairer's own action was sampled in the repairer's chat, not in this one.
     exact = attempt["stage"] not in ("refine", "reflect") or bool(memory)
+    exact = exact and dropped == rules.turns_dropped(num_turns - 1)
     for message in messages[1:]:
         if isinstance(message, Action):
-            chat.append(ChatMessage(role="assistant", content=message.text))
+            turn += 1
+            if turn >= dropped:
+                chat.append(ChatMessage(role="assistant", content=message.text))
             tokens = message.tokens
             if tokens is not None and tokens.restart:
-                ids, exact = [], True
+                ids, exact = [], dropped == rules.turns_dropped(num_turns - 1)
             exact = exact and tokens is not None and bool(ids or tokens.context_ids)
             if exact and tokens is not None:
                 ids += [*tokens.context_ids, *tokens.completion_ids]
-        elif isinstance(message, Observation):
+        elif isinstance(message, Observation) and turn >= dropped:
             chat.append(ChatMessage(role="user", content=message.text))
     return tuple(chat), tuple(ids) if exact else ()
 

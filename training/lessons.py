@@ -60,7 +60,9 @@ class Lessons:
         if loss == "dpo":
             return made
         paired = {row.trajectory_id for row in made}
-        made += [rows.explore(trajectories[name], weight=weight(name)) for name in selection.explore if name not in paired]
+        for name in selection.explore:
+            if name not in paired:
+                made += rows.explore_rows(trajectories[name], weight=weight(name))
         if targets.repairs != "none":
             repairs: Sequence[Pair] = selection.repairs if targets.repairs == "ranked" else selection.reflector
             made += [rows.repair_row(pair, weight=targets.repair_weight) for pair in repairs]

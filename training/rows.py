@@ -9,13 +9,14 @@ attempt's context is stripped from the agent's row (Re-ReST, section 3): the pro
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import Policy, Request, live
 from kintsugi.agents.roles import Prompt
-from kintsugi.graphs.episode_config import RepairConfig
+from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 from kintsugi.graphs.episode_nodes import repair_request, rollback_request
 from kintsugi.records import Action, Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
@@ -36,10 +37,11 @@ class Rows:
         repair: RepairConfig,
         trajectories: Mapping[str, Trajectory],
         unlearned: Collection[str] = (),
+        rules: EpisodeConfig | None = None,
     ) -> None:
         self.chat, self.actor, self.repairer, self.repair = chat, actor, repairer, repair
         self.trajectories = trajectories
-        self.unlearned = unlearned
+        self.unlearned, self.rules = unlearned, rules or EpisodeConfig()
 
     @classmethod
     def of(cls, recipe: Recipe, troupe: Troupe, chat: ChatTokens, trajectories: Mapping[str, Trajectory]) -> Rows:
@@ -52,6 +54,7 @@ class Rows:
             repair=recipe.repair,
             trajectories=trajectories,
             unlearned=recipe.targets.unlearned,
+            rules=recipe.episode,
         )
 
     async def scores(
@@ -75,6 +78,32 @@ class Rows:
         return DatasetRow(
             kind="explore", task_id=trajectory.task_id, trajectory_id=trajectory.id, ids=ids, mask=mask, weight=weight
         )
+
+    def explore_rows(self, trajectory: Trajectory, *, weight: float = 1.0) -> list[DatasetRow]:
+        """x → y⁺, a row for each stretch between turns that fell out of the history window: what the agent saw then, without
+        loss, and the actions of the stretch. Without a window, or without token ids, one row."""
+        turns = list(zip(trajectory.actions, _answers(trajectory), strict=True))
+        known = [action.tokens for action, _ in turns]
+        begins = [0, *(i for i, tokens in enumerate(known) if i and tokens is not None and tokens.restart), len(turns)]
+        if self.rules.history_turns is None or None in known or len(begins) == 2:
+            return [self.explore(trajectory, weight=weight)]
+        rows = []
+        for first, end in itertools.pairwise(begins):
+            chat = list(self.actor.messages(task=_opening(trajectory), attempt="", feedback="", memory=""))
+            for action, answer in turns[self.rules.turns_dropped(first) : first]:
+                chat.append({"role": "assistant", "content": action.text})
+                chat.append({"role": "user", "content": answer})
+            ids = list(self.chat.context(Request(messages=tuple(chat))))
+            mask = [0] * len(ids)
+            for index in range(first, end):
+                tokens = turns[index][0].tokens
+                assert tokens is not None
+                given = () if index == first else tokens.context_ids
+                ids += [*given, *tokens.completion_ids]
+                mask += [0] * len(given) + [int(turns[index][1] not in self.unlearned)] * len(tokens.completion_ids)
+            names = {"task_id": trajectory.task_id, "trajectory_id": trajectory.id}
+            rows.append(DatasetRow(kind="explore", ids=tuple(ids), mask=tuple(mask), weight=weight, **names))
+        return rows
 
     def pair(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
         """y⁺ preferred to y⁻ after the same prompt."""

@@ -11,7 +11,7 @@ import pytest
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, as_messages
 from kintsugi.agents.roles import Role, load_prompt
-from kintsugi.graphs.episode_config import RepairConfig
+from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.episode_state import EpisodePlan
 from kintsugi.graphs.rollout import play_wave
@@ -329,6 +329,43 @@ def test_a_context_that_was_built_anew_is_not_repeated(chat: ChatTokens) -> None
     row = rows(chat, one, form="again", prompts="react", who="reflector").explore(one)
     assert learned(chat, row) == learned(chat, rows(chat, won, form="again", prompts="react", who="reflector").explore(won))
     assert chat.decode(row.ids).count(head.text) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_history_window_trains_on_what_the_agent_saw(chat: ChatTokens, window: int) -> None:
+    """Every row is, id by id, what the policy was fed and sampled; every action is learned once."""
+    rules = EpisodeConfig(history_turns=window)
+    fed: list[tuple[int, ...]] = []
+
+    class Walker(Hunter):
+        async def complete(self, request: Request) -> list[Completion]:
+            assert len(request.messages) <= 2 + 2 * window, "the task, and what the window holds"
+            text, context = self.plan[len(fed)], self.chat.context(request)
+            ids = odd(self.chat, text)
+            fed.append((*context, *ids))
+            return [Completion(text=text, prompt_ids=context, token_ids=ids, logprobs=(-0.5,) * len(ids))]
+
+    async def play() -> Trajectory:
+        environment = open_environment("treasure_hunt")
+        task = environment.tasks("train", limit=1, seed=4)[0]
+        policy = Walker(chat, [*["look"] * 3, *(await environment.gold(task) or ())])
+        actor = Role(name="actor", policy=policy, prompt=load_prompt("react", "actor").without_shots())
+        plan = EpisodePlan(run_id="r", purpose="explore", round=1, task=task, sample=0, seed=0, policy_version="h0")
+        (episode,) = await play_wave([plan], Cast(roles={"actor": actor}, worlds=Worlds(environment), episode=rules))
+        return episode.trajectories[0]
+
+    won = asyncio.run(play())
+    assert won.success and len(won.actions) == len(fed) > 5
+    builder = rows(chat, won, prompts="react")
+    builder.rules = rules
+    made = builder.explore_rows(won)
+    assert 1 < len(made) <= len(fed)
+    # The last thing fed in each stretch is the whole row.
+    ends = [index for index, action in enumerate(won.actions) if index and action.tokens and action.tokens.restart]
+    assert [row.ids for row in made] == [fed[index - 1] for index in [*ends, len(fed)]]
+    assert sum(sum(row.mask) for row in made) == sum(len(odd(chat, action.text)) for action in won.actions)
+    builder.rules = EpisodeConfig()
+    assert len(builder.explore_rows(won)) == 1
 
 
 def test_scores(chat: ChatTokens) -> None:

@@ -195,7 +195,7 @@ class Recipe(StrictConfig):
         if self.targets.replay and self.warm_start is None:
             raise ValueError("a [warm_start] table when targets.replay > 0: there is nothing to replay")
         if self.episode.history_turns is not None and self.learn.loss in ("dpo", "contrastive"):
-            raise ValueError(f'learn.loss = "sft" or "l1_l2" with episode.history_turns: a pair of "{self.learn.loss}" is whole')
+            raise ValueError('learn.loss = "sft" or "l1_l2" with episode.history_turns: its pairs are whole')
         weighted = (self.targets.solved_weight, self.targets.rescued_weight, self.select.soft_temperature) != (1, 1, None)
         if self.learn.loss == "dpo" and weighted:
             raise ValueError(

@@ -35,9 +35,9 @@ from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Fault, Task, Verdict, content_hash
 from kintsugi.sandboxes.environments.about import About
 from kintsugi.sandboxes.environments.environment import Reply
-from kintsugi.sandboxes.environments.miniwob_browser import Browser, Tab, TookTooLong
+from kintsugi.sandboxes.environments.miniwob_browser import Browser, TookTooLong
 from kintsugi.sandboxes.environments.miniwob_expert import expert
-from kintsugi.sandboxes.environments.miniwob_page import Seen, pages_folder, play
+from kintsugi.sandboxes.environments.miniwob_page import Seen, first_looks, pages_folder, play
 from kintsugi.sandboxes.environments.miniwob_program import Command, Parsed, parse_commands
 from kintsugi.sandboxes.environments.printed_number import readable
 
@@ -74,11 +74,11 @@ ABOUT = About(
 
 def open_environment(
     pages: str | Sequence[str] = PAGES,
-    seeds: int = 5,
+    seeds: int = 3,
     max_turns: int = 1,
     screenshots: str | Path | None = None,
     tabs: int = 4,
-    timeout_s: float = 30.0,
+    timeout_s: float = 60.0,
     chromium: str | Path | None = None,
 ) -> Miniwob:
     """MiniWoB++. pages: names, or text with commas between. seeds: tasks a page and split without a limit. max_turns:
@@ -129,24 +129,27 @@ class Miniwob:
         Raises DataError for an unknown split, MissingExtra without the package or Chromium."""
         if split not in (*SPLITS, OFFICIAL):
             raise DataError(f'miniwob has no split "{split}": {nearest(split, (*SPLITS, OFFICIAL))}')
-        folder = self.folder
-        deal = _Deal(self, folder, split, seed)
-        wanted = len(self.pages) * (OFFICIAL_SEEDS if split == OFFICIAL else self.seeds)
-        wanted = wanted if limit is None else limit
+        turns = OFFICIAL_SEEDS if split == OFFICIAL else self.seeds
+        wanted = len(self.pages) * turns if limit is None else limit
+        deal = _Deal(self, split, seed, ahead=-(-wanted // len(self.pages)) if split == OFFICIAL else 4)
         tasks: list[Task] = []
-        while len(tasks) < wanted and deal.left:
-            tasks += deal.turn(min(wanted - len(tasks), len(deal.left)))
-            if limit is None and deal.turns == (OFFICIAL_SEEDS if split == OFFICIAL else self.seeds):
-                break
-        return tasks[:wanted]
+        while len(tasks) < wanted and deal.left and (limit is not None or deal.turns < turns):
+            tasks += deal.turn(wanted - len(tasks))
+        return tasks
 
     def prompts(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
         """The prompts of pages at seeds, in order; several tabs draw them at once."""
-        missing = [one for one in dict.fromkeys(wanted) if one not in self._prompts]
-        folder = self.folder
-        drawn = [self.browser.submit(partial(_first, folder=folder, page=page, seed=seed)) for page, seed in missing]
-        for one, future in zip(missing, drawn, strict=True):
-            self._prompts[one] = future.result()
+        missing: dict[str, list[int]] = {}
+        for page, seed in dict.fromkeys(wanted):
+            if (page, seed) not in self._prompts:
+                missing.setdefault(page, []).append(seed)
+        drawn = {
+            page: self.browser.submit(partial(first_looks, folder=self.folder, page=page, seeds=seeds))
+            for page, seeds in missing.items()
+        }
+        for page, future in drawn.items():
+            for seed, seen in zip(missing[page], future.result(), strict=True):
+                self._prompts[page, seed] = prompt_of(seen)
         return [self._prompts[one] for one in wanted]
 
     async def gold(self, task: Task) -> Sequence[str] | None:
@@ -182,10 +185,10 @@ class Miniwob:
 
 
 class _Deal:
-    """Deals the tasks of one split: a page at a time, each with its next seed."""
+    """Deals the tasks of one split: a page at a time, each with its next seed. ahead: how many seeds are drawn at once."""
 
-    def __init__(self, environment: Miniwob, folder: Path, split: str, seed: int) -> None:
-        self.environment, self.split, self.seed = environment, split, seed
+    def __init__(self, environment: Miniwob, split: str, seed: int, *, ahead: int) -> None:
+        self.environment, self.split, self.ahead = environment, split, ahead
         self.left = list(environment.pages)
         self.turns = 0
         first = (seed + 1) * OFFICIAL_SEEDS if split == OFFICIAL else seed * 1_000_000
@@ -195,24 +198,30 @@ class _Deal:
     def turn(self, most: int) -> list[Task]:
         """One task each of the first `most` pages left, as far as they have one."""
         self.turns += 1
-        waiting = self.left[:most]
-        fruitless = dict.fromkeys(waiting, 0)
+        waiting, tried = self.left[:most], dict.fromkeys(self.left, 0)
         found: dict[str, Task] = {}
         while waiting:
-            drawn = [(page, self._next[page]) for page in waiting]
-            for (page, seed), prompt in zip(drawn, self.environment.prompts(drawn), strict=True):
-                self._next[page] += 1
-                fruitless[page] += 1
-                if self.split == OFFICIAL or (split_of(prompt) == self.split and prompt not in self._given):
-                    self._given.add(prompt)
-                    payload = {"page": page, "seed": seed}
-                    found[page] = Task(
-                        id=f"{page}-{seed}", environment="miniwob", split=self.split, prompt=prompt, payload=payload
-                    )
-                elif fruitless[page] == _FRUITLESS:
+            self.environment.prompts([(page, self._next[page] + n) for page in waiting for n in range(self.ahead)])
+            for page in waiting:
+                for _ in range(self.ahead):
+                    if page not in found and (task := self._try(page)) is not None:
+                        found[page] = task
+                tried[page] += self.ahead
+                if page not in found and tried[page] >= _FRUITLESS:
                     self.left.remove(page)
             waiting = [page for page in waiting if page not in found and page in self.left]
         return [found[page] for page in self.environment.pages if page in found]
+
+    def _try(self, page: str) -> Task | None:
+        """The task of a page's next seed, None when it belongs to another split or was given."""
+        seed = self._next[page]
+        self._next[page] += 1
+        (prompt,) = self.environment.prompts([(page, seed)])
+        if self.split != OFFICIAL and (split_of(prompt) != self.split or prompt in self._given):
+            return None
+        self._given.add(prompt)
+        payload = {"page": page, "seed": seed}
+        return Task(id=f"{page}-{seed}", environment="miniwob", split=self.split, prompt=prompt, payload=payload)
 
 
 class MiniwobWorld:
@@ -341,7 +350,3 @@ def success_by_page(tasks: Sequence[Task], outcomes: Mapping[str, int]) -> dict[
             won, tried = counts.get(task.payload["page"], (0, 0))
             counts[task.payload["page"]] = won + outcomes[task.id], tried + 1
     return counts
-
-
-async def _first(tab: Tab, folder: Path, page: str, seed: int) -> str:
-    return prompt_of(await play(tab, folder, page, seed))

@@ -16,6 +16,7 @@ Left out: the process (`miniwob_chromium`), and what tabs are used for (`miniwob
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -112,7 +113,7 @@ class _Pool:
                 tab = self._free.pop() if self._free else await Tab.open(process)
                 result = await work(tab)
         except TimeoutError:
-            if tab is None or not await self._dropped(tab):
+            if tab is None or not await self._dropped(tab, hangs=True):
                 await process.end()  # a page that hangs so deep that it cannot be closed: all others start anew
             raise TookTooLong from None
         except BaseException:
@@ -134,8 +135,11 @@ class _Pool:
                 self.browser.starts += 1
             return self.process
 
-    async def _dropped(self, tab: Tab) -> bool:
+    async def _dropped(self, tab: Tab, *, hangs: bool = False) -> bool:
+        """Whether the tab could be closed. hangs: its process is ended first, for it would go on computing."""
         try:
+            if hangs:
+                await tab.crash()
             async with asyncio.timeout(STOP_S):
                 await tab.close()
         except (TimeoutError, Refused, BrowserDied):
@@ -204,6 +208,12 @@ class Tab:
         if method == "Page.javascriptDialogOpening":
             task = asyncio.ensure_future(self.call("Page.handleJavaScriptDialog", accept=False))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def crash(self) -> None:
+        """End the process that draws the page; it hears this also while a script runs, and mostly cannot answer."""
+        with contextlib.suppress(TimeoutError, Refused):
+            async with asyncio.timeout(0.5):
+                await self.call("Page.crash")
 
     async def close(self) -> None:
         self.process.listeners.pop(self.session, None)

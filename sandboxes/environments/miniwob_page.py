@@ -3,11 +3,13 @@
     seen = await play(tab, folder, "click-button", seed=7, programs=[commands])
     seen.done, seen.raw_reward, seen.html
 
-A page is loaded anew for each attempt: some differ when they are seeded a second time in place. Its clock is put far off
-before it starts (the raw reward knows no time), animations are off, so the same commands always find the same page. A
-command is a real mouse or key event; a place that is covered on all sides is clicked by script instead. The
-clipboard is this attempt's own: the computer's is never touched. Text of a program reaches the page as JSON, as the
-argument of a function or as keys, and is never part of a script.
+A page is loaded anew for each attempt, which finds nothing of another's. `first_looks` acts on nothing, and seeds a page
+that is loaded again and again (a fifteenth of the work), but for those that differ then. A page's clock is put far off
+before it starts (the raw reward knows no time), and animations are off, so the same commands always find the same page.
+
+A command is a real mouse or key event; a place that is covered on all sides is clicked by script instead. The clipboard
+is this attempt's own: the computer's is never touched. Text of a program reaches the page as JSON, as the argument of a
+function, or as keys, and is never part of a script.
 
 Left out: dragging, drawing, and pages that measure time.
 """
@@ -30,6 +32,9 @@ from kintsugi.sandboxes.environments.miniwob_program import KEYS, Command
 
 SIZE: Final = (160, 210)
 """Pixels of a page: width, height."""
+
+ANEW: Final = ("use-slider",)
+"""Of ENVISIONS' pages, those whose HTML is another when they are seeded a second time; found by trying all."""
 
 _OPEN: Final = """(seed) => {
   if (window.jQuery) jQuery.fx.off = true;
@@ -170,6 +175,17 @@ async def play(
                 break
         hands.notes.clear()
     return replace(seen, picture=await _picture(tab)) if picture else seen
+
+
+async def first_looks(tab: Tab, folder: Path, page: str, seeds: Sequence[int]) -> list[Seen]:
+    """The page as it is at first, at each of the seeds."""
+    seen = []
+    for number, seed in enumerate(seeds):
+        if number == 0 or page in ANEW:
+            await tab.go((folder / f"{page}.html").as_uri())
+        await _script(tab, _OPEN, str(seed))
+        seen.append(await _look(tab))
+    return seen
 
 
 class _Hands:

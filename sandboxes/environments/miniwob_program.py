@@ -96,6 +96,8 @@ def parse_commands(action: str) -> Parsed:
     tree = parse_program(program.source)
     if isinstance(tree, Objection):
         return Parsed(program=program, objection=Objection(text=_told(tree.text), line=tree.line, note="syntax"))
+    if not tree.body:
+        return Parsed(program=program, objection=Objection(text=_told("The answer holds no commands")))
     commands: list[Command] = []
     for statement in tree.body:
         found = _command(statement)

@@ -34,6 +34,7 @@ from kintsugi.sandboxes.environments.alfworld_engine import Game, Play, Turn, tr
 from kintsugi.sandboxes.environments.alfworld_expert import Expert
 from kintsugi.sandboxes.environments.alfworld_generator import AuthoredGame, problem_text
 from kintsugi.sandboxes.environments.alfworld_text import TASK, load_grammar, packaged_file
+from kintsugi.sandboxes.environments.worker_processes import serve
 
 MOST_OPERATORS: Final = 100_000
 FORMAT: Final = 1
@@ -246,13 +247,9 @@ def _identity(source: Mapping[str, Any]) -> Any:
 
 
 def main(engine: str, cache: str) -> None:
-    """Answer lines until the input ends. Whatever else is printed goes to stderr."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    """Answer lines until the input ends."""
     worker = Worker(engine, cache or None)
-    for line in sys.stdin:
-        out.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        out.flush()
+    serve(worker.answer)
     worker.close()
 
 

@@ -10,14 +10,16 @@ prefix cache knows is copied in, not run again; rows that are done are moved out
 
 Each row draws its own random numbers (Philox, keyed by seed and sample), so what it samples does not depend on its
 neighbours, up to float rounding. Models whose cache is not plain keys and values, or that fail a self-check at the
-start, are decoded with their own cache instead: no reuse of prefixes, no sharing of prompts (`decoder.plain` is False).
+start, are decoded with their own cache instead: no reuse of prefixes, no sharing of prompts (`decoder.plain` is False);
+those whose own cache fails it too, with none.
 Left out: beam search, tensor parallelism, speculative decoding.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch
 
 from kintsugi.agents.policies.policy import Sampling
 from kintsugi.agents.policies.prefix_cache import LayerShape, PrefixCache
-from kintsugi.agents.policies.slab import GROW, NativeCache, Slab
+from kintsugi.agents.policies.slab import GROW, NativeCache, NoCache, Slab
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.errors import PolicyError
 
@@ -38,6 +40,8 @@ COMPACT = 8
 """Rows that are done leave the batch once they are one in so many: moving them costs about three of their steps."""
 _UNFIT = (TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 """What architectures raise that do not take our masks, positions or cache."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -83,20 +87,35 @@ class BatchDecoder:
         self.keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._triggers: dict[tuple[str, ...], frozenset[int]] = {}
+        self._expected: dict[tuple[int, ...], None] = {}
         self.shapes = self._cache_shapes()
         per_token = sum(shape.bytes_per_token for shape in self.shapes)
         tokens = min(cache_tokens, cache_bytes // per_token) if per_token else 0
         self.cache = PrefixCache(self.shapes, tokens=0, device=self.device)
-        try:
-            self.plain = bool(self.shapes) and self._agrees_with_plain_forward()
-        except _UNFIT:
-            self.plain = False
+        self.plain = bool(self.shapes) and self._agrees_with_plain_forward(self._filled_slab)
         if self.plain:
             self.cache = PrefixCache(self.shapes, tokens=tokens, device=self.device)
+        self.native = NativeCache
+        if not self.plain and not self._agrees_with_plain_forward(self._filled_native, slack=10):
+            self.native = NoCache
+            logger.warning(
+                "%s errs on ragged batches with its own cache: every token runs its whole context again, slowly.",
+                type(model).__name__,
+            )
 
     def clear(self) -> None:
         """Forget all cached keys and values (the weights have changed)."""
         self.cache.clear()
+
+    def expect(self, contexts: Iterable[tuple[int, ...]]) -> None:
+        """Say what the next calls feed, all together: neither what is known of it nor what they add is dropped for it.
+
+        So of more episodes than fit, some keep their beginnings; by age alone each would lose its own to the next.
+        """
+        self._expected = dict.fromkeys(contexts)  # in order: it decides what is dropped first
+        self.cache.new_batch()
+        for ids in self._expected:
+            self.cache.match(ids[:-1])
 
     @torch.inference_mode()
     def decode(
@@ -140,7 +159,7 @@ class BatchDecoder:
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
         """Natural log-probability of each id of each (context, completion)'s completion, in one pass over the batch."""
-        self.cache.new_batch()
+        self._open(context for context, _ in pairs)
         sequences = [(*context, *completion)[:-1] for context, completion in pairs]
         known = [self.cache.match(context[:-1]) for context, _ in pairs]
         order = sorted(range(len(pairs)), key=lambda i: len(sequences[i]) - len(known[i]))
@@ -152,7 +171,7 @@ class BatchDecoder:
             most_rows = max(1, SCORE_LOGITS // (self.vocabulary * keep))
             parts = slab.prefill(ordered, slots, self.cache, keep=keep, most=self.most, most_rows=most_rows)
         else:
-            parts = [(slice(0, len(order)), 0, NativeCache(self.model).prefill(ordered))]
+            parts = [(slice(0, len(order)), 0, self.native(self.model).prefill(ordered))]
         found: list[list[float]] = [[] for _ in pairs]
         for rows, column, logits in parts:
             logprobs = torch.log_softmax(logits.float(), -1)
@@ -170,14 +189,14 @@ class BatchDecoder:
     def _start(self, rows: Sequence[Row]) -> tuple[Slab | NativeCache, torch.Tensor, list[Row]]:
         """Run the prompts: (cache holding them, logits of each row's next token, rows in the cache's order)."""
         if not self.plain:
-            cache = NativeCache(self.model)
+            cache = self.native(self.model)
             for row in rows:
                 row.processed = len(row.context)
             return cache, self._finite(cache.prefill([row.context for row in rows])[:, -1]), list(rows)
-        self.cache.new_batch()
         members: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             members.setdefault(row.context, []).append(row)
+        self._open(members)
         known = {ids: self.cache.match(ids[:-1]) for ids in members}
         prompts = sorted(members, key=lambda ids: len(ids) - len(known[ids]))
         order = [row for ids in prompts for row in members[ids]]
@@ -192,6 +211,11 @@ class BatchDecoder:
         index = torch.tensor([i for i, ids in enumerate(prompts) for _ in members[ids]], device=self.device)
         slab.expand(index, room)
         return slab, logits[index], order
+
+    def _open(self, contexts: Iterable[tuple[int, ...]]) -> None:
+        contexts = list(contexts)
+        if any(ids not in self._expected for ids in contexts):
+            self.expect(contexts)
 
     @staticmethod
     def _finite(logits: torch.Tensor) -> torch.Tensor:
@@ -271,16 +295,31 @@ class BatchDecoder:
         ]
 
     @torch.inference_mode()
-    def _agrees_with_plain_forward(self) -> bool:
-        """Self-check: a ragged batch in a slab gives what plain forward passes give. ALiBi models, for one, fail it."""
+    def _agrees_with_plain_forward(
+        self, fill: Callable[[list[list[int]]], Slab | NativeCache], slack: float = 1.0
+    ) -> bool:
+        """Self-check: one more token after a ragged batch that `fill` ran gives what plain forward passes give.
+
+        ALiBi models fail it in a slab, Mamba (transformers 5.23) fails it with its own cache.
+        """
         long, short = self._probe(12)[0], self._probe(7)[0]
         plain = torch.cat([self.model(input_ids=ids[None]).logits[:, -1] for ids in (short, long)]).float()
-        slab = Slab(self.model, self.shapes, rows=2, columns=len(long), keeps=self.keeps)
-        sequences = [ids[:-1].tolist() for ids in (short, long)]
-        list(slab.prefill(sequences, [[], []], self.cache, keep=1, most=self.most))
-        ours = slab.step(torch.stack([short[-1], long[-1]])).float()
-        loose = 1e-3 if self.shapes[0].dtype == torch.float32 else 5e-2
+        try:
+            ours = fill([ids[:-1].tolist() for ids in (short, long)]).step(torch.stack([short[-1], long[-1]])).float()
+        except _UNFIT:
+            return False
+        loose = slack * (1e-3 if next(self.model.parameters()).dtype == torch.float32 else 5e-2)
         return bool((ours - plain).abs().max() <= loose * (1 + plain.abs().max()))
+
+    def _filled_slab(self, sequences: list[list[int]]) -> Slab:
+        slab = Slab(self.model, self.shapes, rows=2, columns=max(map(len, sequences)) + 1, keeps=self.keeps)
+        list(slab.prefill(sequences, [[], []], self.cache, keep=1, most=self.most))
+        return slab
+
+    def _filled_native(self, sequences: list[list[int]]) -> NativeCache:
+        cache = NativeCache(self.model)
+        cache.prefill(sequences)
+        return cache
 
     def _probe(self, count: int) -> torch.Tensor:
         ids = torch.arange(1, count + 1, device=self.device) * 7919 % self.vocabulary

@@ -98,8 +98,17 @@ class PrefixCache:
         while at < len(ids) and (child := node.children.get(tuple(ids[at : at + BLOCK]))) is not None:
             path.append(child)
             node, at = child, at + len(child.tokens)
-        self._touch(path)
         start, slots = at, []
+        rest = tuple(ids[at : at + BLOCK])
+        child, same = _closest(node, rest)
+        if child is not None and same in (len(rest), len(child.tokens)):
+            # It holds all of the rest, or it is an unfinished block that the rest goes on from: an episode's next turn.
+            path.append(child)
+            if same < len(rest):
+                _rename(child, rest)
+            slots += range(child.block * BLOCK + same, child.block * BLOCK + len(rest))
+            node, start, at = child, at + same, at + len(rest)
+        self._touch(path)
         while at < len(ids):
             block = self._take()
             if block is None:
@@ -153,11 +162,21 @@ class PrefixCache:
         if oldest is None or oldest.stamp == self._stamp:
             return None
         del self._recent[oldest]
-        parent = oldest.parent
-        assert parent is not None and not oldest.children
-        del parent.children[oldest.tokens]
-        parent.order.pop(bisect.bisect_left(parent.order, oldest.tokens))
+        assert not oldest.children
+        _rename(oldest, ())
         return oldest.block
+
+
+def _rename(node: _Node, tokens: tuple[int, ...]) -> None:
+    """Give a block new tokens in its parent's list of children; none takes it out."""
+    parent = node.parent
+    assert parent is not None
+    del parent.children[node.tokens]
+    parent.order.pop(bisect.bisect_left(parent.order, node.tokens))
+    if tokens:
+        node.tokens = tokens
+        parent.children[tokens] = node
+        bisect.insort(parent.order, tokens)
 
 
 def _closest(node: _Node, tokens: tuple[int, ...]) -> tuple[_Node | None, int]:

@@ -2,7 +2,8 @@
 
 A `Slab` is one preallocated store for plain caches: all rows end at the same column, each begins where its length says,
 so rows have no gaps and new tokens of all rows go into one column. Rows can be filled from a `PrefixCache`, multiplied,
-moved and forgotten. `NativeCache` has the same three methods for every other architecture and leaves the cache to it.
+moved and forgotten. `NativeCache` has `prefill` and `step` for every other architecture and leaves the cache to it;
+`NoCache` has them for what even then goes wrong.
 
     slab = Slab(model, shapes, rows=2, columns=100, keeps=True)
     for rows, column, logits in slab.prefill(sequences, known, cache, keep=1, most=8192): ...
@@ -259,6 +260,25 @@ class NativeCache:
         out = self.model(input_ids=ids, attention_mask=self.mask, use_cache=True, **extra, **self.state)
         self.state = {name: out[name] for name in ("past_key_values", "cache_params") if out.get(name) is not None}
         return out.logits
+
+
+class NoCache(NativeCache):
+    """Runs every sequence whole for each token, padded on the right, where nothing causal looks: slow, and always right."""
+
+    def prefill(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        self.sequences = [list(sequence) for sequence in sequences]
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        total = int(lengths.max())
+        ids = torch.zeros(len(sequences), total, dtype=torch.long)
+        for line, sequence in enumerate(sequences):
+            ids[line, : len(sequence)] = torch.tensor(sequence)
+        columns = (torch.arange(total) - (total - lengths)[:, None]).clamp(min=0).to(self.device)
+        logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        return logits.gather(1, columns[..., None].expand_as(logits))
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        added = tokens.tolist()
+        return self.prefill([[*sequence, token] for sequence, token in zip(self.sequences, added, strict=True)])[:, -1]
 
 
 def _groups(new: np.ndarray, most: int, most_rows: int) -> Iterator[slice]:

@@ -26,7 +26,7 @@ from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.batch_decoder import BatchDecoder, Row
 from kintsugi.agents.policies.batch_queue import Batching, BatchQueue, Ticket
 from kintsugi.agents.policies.policy import Completion, Request
-from kintsugi.errors import ConfigError, PolicyError
+from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
 WHOLE_BYTES = 64 << 20
@@ -210,9 +210,9 @@ class TransformersPolicy:
     def _context(self, request: Request) -> tuple[int, ...]:
         context = self.chat.context(request)
         if not 0 < len(context) < self._longest():
-            raise PolicyError(
+            raise ContextTooLong(
                 f"The context has {len(context)} tokens, the model takes 1 to {self._longest() - 1}: shorten the "
-                "prompt or set a history window."
+                "prompt, or take a model with more positions."
             )
         return context
 
@@ -252,17 +252,18 @@ class TransformersPolicy:
                 for ticket, values in zip(some, self._decoder.score([t.work.pair for t in some]), strict=True):
                     finish(ticket, values)
 
+        scored = [ticket for ticket in tickets if not ticket.work.rows and not ticket.dropped]
+        self._decoder.expect([*(row.context for row in owner), *(ticket.work.pair[0] for ticket in scored)])
         for rows in self._chunks(list(owner), lambda row: len(row.context) + row.sampling.max_tokens):
             _halving(rows, sample)
-        scored = [ticket for ticket in tickets if not ticket.work.rows and not ticket.dropped]
         for some in self._chunks(scored, lambda ticket: sum(map(len, ticket.work.pair))):
             _halving(some, score)
 
     def _chunks(self, items: list[Any], length: Callable[[Any], int]) -> Iterator[list[Any]]:
-        """Batches in order, as large as max_batch and max_batch_tokens allow, one item at least."""
+        """Batches as large as max_batch and max_batch_tokens allow, one item at least; the like long go together."""
         chunk: list[Any] = []
         longest = 0
-        for item in items:
+        for item in sorted(items, key=length):
             wide = max(longest, length(item))
             if chunk and (len(chunk) >= self._max_batch or wide * (len(chunk) + 1) > self._max_batch_tokens):
                 yield chunk

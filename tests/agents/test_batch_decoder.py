@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,59 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from kintsugi.agents.policies.batch_decoder import BatchDecoder, Row  # noqa: E402
+from kintsugi.agents.policies.batch_decoder import Row  # noqa: E402
 from kintsugi.agents.policies.policy import Sampling  # noqa: E402
+from kintsugi.agents.policies.slab import NoCache  # noqa: E402
 from kintsugi.errors import PolicyError  # noqa: E402
-
-VOCABULARY = 61
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-
-
-def model(kind: str) -> Any:
-    torch.manual_seed(3)
-    common: dict[str, Any] = {
-        **SIZES,
-        "vocab_size": VOCABULARY,
-        "initializer_range": 0.4,
-        "max_position_embeddings": 512,
-    }
-    configs: dict[str, Callable[[], Any]] = {
-        "llama": lambda: transformers.LlamaConfig(**common, num_key_value_heads=2),
-        "qwen2": lambda: transformers.Qwen2Config(**common, num_key_value_heads=2),
-        "neox": lambda: transformers.GPTNeoXConfig(**common, rotary_pct=0.5),
-        "gpt2": lambda: transformers.GPT2Config(
-            n_embd=32, n_layer=2, n_head=4, vocab_size=VOCABULARY, initializer_range=0.4, n_positions=512
-        ),
-        "mistral": lambda: transformers.MistralConfig(**common, num_key_value_heads=2, sliding_window=8),
-        "bloom": lambda: transformers.BloomConfig(
-            hidden_size=32, n_layer=2, n_head=4, vocab_size=VOCABULARY, initializer_range=0.4
-        ),
-    }
-    return transformers.AutoModelForCausalLM.from_config(configs[kind]()).eval()
-
-
-def decoder(made: Any, cache: int = 0, ends: tuple[int, ...] = (0,)) -> BatchDecoder:
-    def spell(ids: Any) -> str:
-        return "".join(chr(65 + i) for i in ids)
-
-    return BatchDecoder(made, end_ids=ends, decode_text=spell, cache_tokens=cache)
-
-
-def ids(rng: random.Random, count: int) -> tuple[int, ...]:
-    return tuple(rng.randrange(1, VOCABULARY) for _ in range(count))
-
-
-def plain_logprobs(made: Any, context: tuple[int, ...], tokens: list[int]) -> Any:
-    with torch.no_grad():
-        logits = made(input_ids=torch.tensor([[*context, *tokens]])).logits[0]
-    steps = torch.log_softmax(logits.float(), -1)[len(context) - 1 : -1]
-    return steps.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-
-
-def assert_plain(made: Any, rows: list[Row]) -> None:
-    for row in rows:
-        found = torch.tensor(row.logprobs)
-        assert (found - plain_logprobs(made, row.context, row.tokens)).abs().max() < 1e-4
+from tests.agents.tiny_models import PLAIN, VOCABULARY, assert_plain, decoder, ids, model  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "neox", "gpt2", "mistral", "bloom"])
@@ -72,7 +23,7 @@ def test_ragged_batches_equal_plain_forward(kind: str, cache: int) -> None:
     """Several rounds over prompts that share prefixes: log-probs within 1e-4 of one forward pass per sequence."""
     made = model(kind)
     used = decoder(made, cache)
-    assert used.plain == (kind not in ("mistral", "bloom"))
+    assert used.plain == (kind in PLAIN)
     rng = random.Random(1)
     known = [ids(rng, 40)]
     for round_number in range(4):
@@ -127,6 +78,24 @@ def test_a_small_prefix_cache_drops_what_is_oldest_and_stays_right() -> None:
         rows = [Row(context=prompts[(i + j) % 6], sampling=Sampling(max_tokens=9, seed=i)) for j in range(3)]
         used.decode(rows)
         assert_plain(made, rows)
+
+
+def test_caches_that_go_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes no positions errs in ragged batches, with our cache and with its own: it gets none."""
+    made = model("gpt2")
+    forward = made.forward
+
+    def deaf(*args: Any, position_ids: Any = None, **options: Any) -> Any:
+        return forward(*args, **options)
+
+    rows = [Row(context=ids(random.Random(i), 5 + 9 * i), sampling=Sampling(max_tokens=6, seed=i)) for i in range(4)]
+    monkeypatch.setattr(made, "forward", deaf)
+    used = decoder(made, 1000)
+    assert not used.plain and used.native is NoCache and not used.cache.blocks
+    used.decode(rows)
+    assert_plain(made, rows)
+    for row, scored in zip(rows, used.score([(row.context, tuple(row.tokens)) for row in rows]), strict=True):
+        assert scored == pytest.approx(row.logprobs, abs=1e-4)
 
 
 def test_samples_do_not_depend_on_neighbours_and_share_one_prefill() -> None:

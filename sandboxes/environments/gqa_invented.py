@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kintsugi.errors import missing_extra
 from kintsugi.sandboxes.environments.noun_words import is_kind
 
 SPLITS: Final = ("train", "heldout", "demonstrations")
@@ -148,7 +149,10 @@ def _relate(objects: Mapping[str, Any], rng: random.Random) -> None:
 
 def draw_scene(scene: Mapping[str, Any]) -> Any:
     """The picture as a Pillow image: every object a box in its color with its name. Needs Pillow."""
-    from PIL import Image, ImageDraw
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        raise missing_extra("drawing pictures", "vision") from error
 
     picture = Image.new("RGB", (scene["width"], scene["height"]), "#e9e4d8")
     pen = ImageDraw.Draw(picture)

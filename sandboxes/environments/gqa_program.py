@@ -112,7 +112,7 @@ def run_program(source: str, sight: Sight) -> Outcome:
     try:
         run.statements(tree.body)
         run.outcome.answer = run.answer(tree)
-    except _Stopped as stopped:
+    except Stopped as stopped:
         run.outcome.objection = stopped.objection
     except RecursionError:
         run.outcome.objection = Objection(text="The program is nested too deeply.")
@@ -120,7 +120,7 @@ def run_program(source: str, sight: Sight) -> Outcome:
     return run.outcome
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """Carries the objection out of the interpreter."""
 
     def __init__(self, text: str, node: ast.AST | None = None, note: str = "") -> None:
@@ -150,11 +150,11 @@ class _Run:
         value = self.names.get("answer")
         node = tree.body[-1] if tree.body else None
         if value is None:
-            raise _Stopped('The program gives no answer: end it with "answer = …"')
+            raise Stopped('The program gives no answer: end it with "answer = …"')
         if isinstance(value, list):
-            raise _Stopped("The answer is a list of things, not a word: ask with query, verify, exists or choose", node)
+            raise Stopped("The answer is a list of things, not a word: ask with query, verify, exists or choose", node)
         if not self.calls:
-            raise _Stopped("The program never looks at the picture: it calls no tool", node, "calls no tool")
+            raise Stopped("The program never looks at the picture: it calls no tool", node, "calls no tool")
         if isinstance(value, bool):
             return "yes" if value else "no"
         return str(value)
@@ -168,12 +168,12 @@ class _Run:
             elif isinstance(node, ast.If):
                 self.statements(node.body if self.truth(node.test) else node.orelse)
             elif not isinstance(node, ast.Pass):
-                raise _Stopped(f"There is no {_kind(node)} here: only name = …, if and tools", node)
+                raise Stopped(f"There is no {_kind(node)} here: only name = …, if and tools", node)
 
     def truth(self, node: ast.expr) -> bool:
         value = self.value(node)
         if isinstance(value, str):
-            raise _Stopped(f'A text is neither true nor false: compare it, as in x == "{readable(value, 20)}"', node)
+            raise Stopped(f'A text is neither true nor false: compare it, as in x == "{readable(value, 20)}"', node)
         return bool(value)
 
     def value(self, node: ast.expr) -> Any:
@@ -182,8 +182,8 @@ class _Run:
         if isinstance(node, ast.Name):
             if node.id not in self.names:
                 if node.id in TOOLS:
-                    raise _Stopped(f"{node.id} is a tool: call it, as in {TOOLS[node.id].partition(':')[0]}", node)
-                raise _Stopped(f"The name {readable(node.id, 40)} has no value yet", node)
+                    raise Stopped(f"{node.id} is a tool: call it, as in {TOOLS[node.id].partition(':')[0]}", node)
+                raise Stopped(f"The name {readable(node.id, 40)} has no value yet", node)
             return self.names[node.id]
         if isinstance(node, ast.Call):
             return self.call(node)
@@ -201,11 +201,11 @@ class _Run:
             return self.compared(node)
         if isinstance(node, ast.Subscript):
             return self.item(node)
-        raise _Stopped(f"There is no {_kind(node)} here: only texts, names, and, or, not, comparisons and tools", node)
+        raise Stopped(f"There is no {_kind(node)} here: only texts, names, and, or, not, comparisons and tools", node)
 
     def texts(self, values: list[Any], node: ast.expr) -> tuple[str, ...]:
         if not all(isinstance(value, str) for value in values):
-            raise _Stopped("A list holds texts alone", node)
+            raise Stopped("A list holds texts alone", node)
         return tuple(values)
 
     def compared(self, node: ast.Compare) -> bool:
@@ -217,26 +217,26 @@ class _Run:
             elif type(sign) in _COMPARE and isinstance(left, str | int) and type(left) is type(right):
                 result &= _COMPARE[type(sign)](left, right)
             else:
-                raise _Stopped(f"{_shown(left)} and {_shown(right)} cannot be compared so", node)
+                raise Stopped(f"{_shown(left)} and {_shown(right)} cannot be compared so", node)
             left = right
         return result
 
     def item(self, node: ast.Subscript) -> Any:
         value, index = self.value(node.value), self.value(node.slice)
         if not isinstance(value, list | tuple) or not isinstance(index, int) or not -len(value) <= index < len(value):
-            raise _Stopped(f"{_shown(value)} has no item {readable(str(index), 20)}", node)
+            raise Stopped(f"{_shown(value)} has no item {readable(str(index), 20)}", node)
         return [value[index]] if isinstance(value, list) else value[index]
 
     def call(self, node: ast.Call) -> Any:
         if not isinstance(node.func, ast.Name) or node.func.id not in TOOLS:
             name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
-            raise _Stopped(f"There is no tool {readable(name, 40)}: {nearest(name[:40], TOOLS)}", node)
+            raise Stopped(f"There is no tool {readable(name, 40)}: {nearest(name[:40], TOOLS)}", node)
         if node.keywords or any(isinstance(one, ast.Starred) for one in node.args):
-            raise _Stopped(f"Tools take their arguments by place: {TOOLS[node.func.id]}", node)
+            raise Stopped(f"Tools take their arguments by place: {TOOLS[node.func.id]}", node)
         values = [self.value(one) for one in node.args]
         self.calls += 1
         if self.calls > MAX_CALLS:
-            raise _Stopped(f"The program calls more than {MAX_CALLS} tools", node)
+            raise Stopped(f"The program calls more than {MAX_CALLS} tools", node)
         result = _Tool(self.sight, node.func.id, values, node).result()
         said = f"{readable(ast.unparse(node), 90)} {_said(result)}"
         self.outcome.steps.append((node.lineno, said))
@@ -254,8 +254,8 @@ class _Tool:
     def result(self) -> Any:
         return getattr(self, f"_{self.name}")()
 
-    def _refused(self) -> _Stopped:
-        return _Stopped(f"{self.name} was called with {_listed(self.values)}; it is {TOOLS[self.name]}", self.node)
+    def _refused(self) -> Stopped:
+        return Stopped(f"{self.name} was called with {_listed(self.values)}; it is {TOOLS[self.name]}", self.node)
 
     def _take(self, *types: type) -> list[Any]:
         """The arguments when they are of these types."""
@@ -266,7 +266,7 @@ class _Tool:
 
     def _seen(self, things: list[Thing]) -> list[Thing]:
         if not things:
-            raise _Stopped(f"{self.name} has nothing to look at: its list of things is empty", self.node, "nothing there")
+            raise Stopped(f"{self.name} has nothing to look at: its list of things is empty", self.node, "nothing there")
         return things
 
     def _find(self) -> list[Thing]:
@@ -304,13 +304,13 @@ class _Tool:
         for thing in self._seen(things):
             if found := self.sight.value(thing, kind.strip().lower()):
                 return found
-        raise _Stopped(f"No {readable(kind, 30)} can be seen of {_shown(things)}", self.node, "nothing seen")
+        raise Stopped(f"No {readable(kind, 30)} can be seen of {_shown(things)}", self.node, "nothing seen")
 
     def _choose(self) -> str:
         things, options = self._take(list, tuple)
         found = self.sight.pick(self._seen(things), options) if options else ""
         if not found:
-            raise _Stopped(f"None of {_listed(options)} fits {_shown(things)}", self.node, "none fits")
+            raise Stopped(f"None of {_listed(options)} fits {_shown(things)}", self.node, "none fits")
         return found
 
     def _choose_relation(self) -> str:
@@ -320,7 +320,7 @@ class _Tool:
         for relation in relations:
             if self.sight.related(name, relation, things, forward=forward):
                 return _SIDES.get(relation.strip().lower()) or relation
-        raise _Stopped(f"None of {_listed(relations)} holds", self.node, "none holds")
+        raise Stopped(f"None of {_listed(relations)} holds", self.node, "none holds")
 
     def _same(self) -> bool:
         if len(self.values) == 2:
@@ -341,13 +341,13 @@ class _Tool:
             sides = [{self.sight.value(thing, kind) for thing in self._seen(side)} - {""} for side in (left, right)]
             if sides[0] & sides[1]:
                 return kind
-        raise _Stopped("Nothing in common can be seen", self.node)
+        raise Stopped("Nothing in common can be seen", self.node)
 
     def _simple_query(self) -> str:
         (question,) = self._take(str)
         found = self.sight.ask(question)
         if found is None:
-            raise _Stopped("simple_query works with vision models alone: use the other tools here", self.node)
+            raise Stopped("simple_query works with vision models alone: use the other tools here", self.node)
         return found
 
 

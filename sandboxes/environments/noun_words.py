@@ -35,6 +35,7 @@ _ARTICLES: Final = frozenset([*_BEFORE.split(), *map(str, range(1, 11))])
 _FOLLOWS: Final = (
     "with in on of at that which who wearing holding riding saying reading under near behind beside from to by for next"
 )
+_MEASURES: Final = ("pair", "pairs", "group", "bunch", "couple", "number", "set", "row")
 _AFTER: Final = frozenset(_FOLLOWS.split())
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -80,8 +81,13 @@ _PARENTS: Final = {"fruit": "food", "vegetable": "food", "dessert": "food", "ute
 
 def singular(phrase: str) -> str:
     """The phrase in small letters with its last word in the singular."""
-    head, _, last = " ".join(phrase.lower().split()).rpartition(" ")
-    return f"{head} {_singular(last)}".strip()
+    return " ".join(_last_singular(phrase.lower().split()))
+
+
+def _last_singular(words: list[str]) -> list[str]:
+    if len(words) > 1 and words[-1] == "glasses":
+        return [*words[:-1], "glass"]  # wine glasses; alone they are worn
+    return [*words[:-1], _singular(words[-1])] if words else []
 
 
 def _singular(word: str) -> str:
@@ -91,6 +97,8 @@ def _singular(word: str) -> str:
         return word
     if word.endswith("ies"):
         return f"{word[:-3]}y"
+    if word.endswith("es") and word[:-2] in _SAME:
+        return word[:-2]
     if word.endswith(("ches", "shes", "xes", "sses", "zes")):
         return word[:-2]
     return word[:-1]
@@ -121,8 +129,10 @@ def head_words(phrase: str) -> list[str]:
     small letters, the last word in the singular. "two tall men in hats" is about ["tall", "man"]."""
     words = [word.lower().replace("’", "'") for word in _WORD.findall(phrase)]
     words = [word for word in words if word not in _ARTICLES]
+    if len(words) > 2 and words[0] in _MEASURES and words[1] == "of":
+        words = words[2:]
     end = next((place for place, word in enumerate(words) if place and word in _AFTER), len(words))
-    return [*words[: end - 1], _singular(words[end - 1])] if words else []
+    return _last_singular(words[:end])
 
 
 def names(phrase: str, noun: str) -> bool:

@@ -48,6 +48,8 @@ def count_skill(detections: Sequence[Detection], target: str) -> bool:
     are turned into what Python cannot read, so nothing passes."""
     for word, digit in _NUMBERS.items():
         target = target.replace(word, digit)
+    if not target.strip():
+        return len(detections) > 0
     found = re.fullmatch(r"\s*(==|=|<|>|)\s*(\d{1,6})\s*", target)
     if found is None or (target[:1].isspace() and found[1] in ("", "=")):
         return False  # "2 3" and "2= =3" are no Python

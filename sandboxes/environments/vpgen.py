@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Fault, Task, Verdict
-from kintsugi.sandboxes.environments.about import About
+from kintsugi.sandboxes.environments.about import About, Download
 from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.official_records import (
     BUNDLED,
@@ -70,6 +70,11 @@ ABOUT = About(
     licence="MIT",
     home=_HOME,
     bundled=True,
+    downloads=tuple(
+        Download(url=f"https://raw.githubusercontent.com/aszala/VPEval/main/data/skill_based/{name}", path=name)
+        for skill in SKILLS
+        for name in (f"{skill}_new.json", f"random_ids_{skill}.json")
+    ),
 )
 
 

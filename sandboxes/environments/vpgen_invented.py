@@ -13,7 +13,7 @@ from typing import Any, Final
 
 SPLITS: Final = ("train", "heldout", "demonstrations")
 _NOUNS: Final = {
-    "train": "kite lantern turtle wagon teapot cactus violin rocket barrel canoe parrot stool tractor pumpkin ladder drum "
+    "train": "kite lantern turtle wagon teapot candle violin rocket barrel canoe parrot stool tractor pumpkin ladder drum "
     "snail anchor",
     "heldout": "balloon tiger mailbox guitar lighthouse acorn sofa whale trumpet windmill beetle helmet",
     "demonstrations": "owl piano basket igloo camel bucket",
@@ -69,7 +69,7 @@ def _object(split: str, rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
 
 def _count(split: str, rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
     noun, number = rng.choice(_NOUNS[split].split()), rng.randrange(1, 5)
-    many = noun if number == 1 else {"cactus": "cactuses"}.get(noun, f"{noun}s")
+    many = noun if number == 1 else f"{noun}{'es' if noun.endswith('x') else 's'}"
     return rng.choice(_FRAMES).format(f"{_NUMBERS[number - 1]} {many}"), _objects(*[noun] * number)
 
 

@@ -19,13 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kintsugi.errors import missing_extra
 from kintsugi.sandboxes.environments.printed_number import readable
 from kintsugi.sandboxes.environments.program_of_thought import Objection
 
 BINS: Final = 100
 PIXELS: Final = 512
 """Width and height of the picture that GLIGEN makes of a layout."""
-MAX_BOXES: Final = 60
+MAX_BOXES: Final = 30
+"""As many as GLIGEN paints."""
 MAX_PHRASE: Final = 120
 
 _BOX: Final = re.compile(r"\(([^()\[\]]{0,80})\)")
@@ -158,7 +160,10 @@ def write_layout(boxes: Sequence[tuple[str, Sequence[int]]]) -> str:
 def draw_layout(layout: Layout, caption: str = "") -> Any:
     """The layout as a Pillow image of 512 x 512 pixels: a labelled frame each, text where text is written, and the
     caption below. Needs Pillow."""
-    from PIL import Image, ImageDraw, ImageFont
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise missing_extra("drawing layouts", "vision") from error
 
     picture = Image.new("RGB", (PIXELS, PIXELS + (28 if caption else 0)), "#fbfaf7")
     pen = ImageDraw.Draw(picture, "RGBA")

@@ -141,7 +141,7 @@ def test_stop_string_prefill_and_context_limit(folder: Path) -> None:
         long = as_messages(("user", "é" * 140))
         near = (await policy.complete(Request(messages=long, sampling=Sampling(max_tokens=400))))[0]
         assert len(near.prompt_ids) + len(near.token_ids) <= 300
-        with pytest.raises(PolicyError, match="history window"):
+        with pytest.raises(PolicyError, match="more positions"):
             await policy.complete(Request(messages=as_messages(("user", "é" * 160))))
 
     _with(open_policy(str(folder), threads=1), body)

@@ -48,6 +48,14 @@ from kintsugi.sandboxes.environments.environment import TakesNotes
 
 Node = Callable[[EpisodeState], Awaitable[EpisodeState]]
 
+CUT_OFF = "cut off: the answer ran out of tokens before its end"
+
+
+class Answered(Attempt):
+    """An attempt in which a policy has spoken. cut: its last answer met max_tokens."""
+
+    cut: bool
+
 
 @dataclass
 class Cast:
@@ -144,6 +152,9 @@ class _Environment:
             verdict, stop = Verdict(success=False, reward=0.0, feedback=feedback), "truncated"
         if verdict is None:
             return _went(state, "environment", attempt)
+        if attempt.get("cut") and not verdict.success:
+            stop, told = "truncated", f"{verdict.feedback}\n{CUT_OFF}".strip()
+            verdict = dataclasses.replace(verdict, feedback=told)
         return await self._end(state, _add(attempt, verdict), verdict, stop)
 
     async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
@@ -316,7 +327,7 @@ def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[Cha
     return tuple(chat), tuple(ids) if exact else ()
 
 
-async def _ask(role: Role, request: Request, attempt: Attempt) -> tuple[Completion, Attempt]:
+async def _ask(role: Role, request: Request, attempt: Attempt) -> tuple[Completion, Answered]:
     started = time.monotonic()
     completion = (await role.policy.complete(request))[0]
     spent = Cost(
@@ -324,7 +335,7 @@ async def _ask(role: Role, request: Request, attempt: Attempt) -> tuple[Completi
         processed_tokens=completion.processed_tokens,
         seconds=time.monotonic() - started,
     )
-    return completion, _paid(attempt, spent)
+    return completion, {**_paid(attempt, spent), "cut": completion.finish == "length"}
 
 
 def _tokens(completion: Completion, prior: tuple[int, ...], *, first: bool) -> Tokens | None:

@@ -4,6 +4,7 @@ tokens are recorded exactly as fed."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
+from kintsugi.agents.policies.policy import Sampling
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.errors import ConfigError, ContextTooLong
 from kintsugi.graphs.episode_graph import build_episode_graph
@@ -218,6 +220,21 @@ def test_out_of_turns_is_truncated_and_repaired() -> None:
     lost, won = episode.trajectories
     assert lost.stop == "truncated" and len(lost.actions) == len(plan) and "out of turns" in lost.feedback
     assert lost.hard_reward == 0.0 and won.stop == "success"
+
+
+def test_an_answer_that_runs_out_of_tokens_is_truncated() -> None:
+    """When it fails, and the repairer is told; one that wins all the same has won, and a whole one just failed."""
+    environment, task, right, wrong = one_problem()
+    told = "ran out of tokens"
+    for answer, most, stop in ((wrong, 999, "failure"), (wrong, 5, "truncated"), (right, len(right.encode()), "success")):
+        policy = ScriptedPolicy([answer, right], byte_tokens=True)
+        cast = cast_of(policy, environment, repair={**SELF, "form": "rewrite"})
+        actor = cast.roles["actor"]
+        cast.roles["actor"] = dataclasses.replace(actor, sampling=Sampling(max_tokens=most))
+        (episode,) = played(cast, plan_of(task))
+        first, last = episode.trajectories[0], episode.trajectories[-1]
+        assert first.stop == stop and last.stop == "success"
+        assert (told in first.feedback) == (told in str(policy.requests[-1].messages)) == (stop == "truncated")
 
 
 def test_an_attempt_that_outgrows_its_model_is_truncated() -> None:

@@ -69,7 +69,7 @@ class RoleChats(Chats):
         keep = right.actions[0].prefill if form == "rollback" else None
         request, place = repair_request(self.repairer, self.repairs, first.text, failed, keep)
         if form == "again":
-            said = [message.text for message in right.messages if isinstance(message, Critique)]
+            said = [one.text for one in right.messages if isinstance(one, Critique) and one.author != "notes"]
             answer = said[-1] if said else ""
         else:
             answer = request.prefill + right.actions[0].text[len(place.kept if place else "") :]

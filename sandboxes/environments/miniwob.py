@@ -51,6 +51,8 @@ PAGES: Final = (
     "simple-arithmetic", "social-media-all", "text-transform", "unicode-test", "use-slider", "use-spinner",
 )  # fmt: skip
 """ENVISIONS' 44 tasks."""
+SAME_PROMPT: Final = ("guess-number",)
+"""Pages that look the same at every seed: they are in train alone."""
 WINS_ABOVE: Final = 0.8
 SPLITS: Final = ("train", "heldout", "demonstrations")
 OFFICIAL: Final = "envisions"
@@ -158,8 +160,9 @@ class Miniwob:
         return None if program is None else (program,)
 
     def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
-        """The gold without its last command, which is the one that ends the attempt."""
-        return [["\n".join(gold[-1].split("\n")[:-1])]]
+        """The gold without its last command, which is the one that ends the attempt, wherever it stands in it."""
+        *lines, last = gold[-1].split("\n")
+        return [["\n".join(line for line in lines if line != last)]]
 
     # Worlds
 
@@ -217,7 +220,10 @@ class _Deal:
         seed = self._next[page]
         self._next[page] += 1
         (prompt,) = self.environment.prompts([(page, seed)])
-        if self.split != OFFICIAL and (split_of(prompt) != self.split or prompt in self._given):
+        if page in SAME_PROMPT:
+            if self.split not in ("train", OFFICIAL):
+                return None
+        elif self.split != OFFICIAL and (split_of(prompt) != self.split or prompt in self._given):
             return None
         self._given.add(prompt)
         payload = {"page": page, "seed": seed}

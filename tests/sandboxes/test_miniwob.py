@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import importlib.util
-import os
-import signal
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.agents.roles import load_prompt
 from kintsugi.errors import ConfigError, DataError, MissingExtra
-from kintsugi.graphs.rollout import play_wave
-from kintsugi.records import Episode, Task
+from kintsugi.records import Task
 from kintsugi.sandboxes.environments import miniwob_page
 from kintsugi.sandboxes.environments.about import about
-from kintsugi.sandboxes.environments.conformance import malformed_actions, play
-from kintsugi.sandboxes.environments.environment import open_environment
+from kintsugi.sandboxes.environments.conformance import play
 from kintsugi.sandboxes.environments.miniwob import PAGES, split_of, success_by_page
-from kintsugi.sandboxes.environments.miniwob_chromium import find_binary
 from kintsugi.sandboxes.environments.miniwob_expert import expert, shapes
-from tests.graphs.episode_players import cast_of, plan_of
-from tests.sandboxes.environment_trials import FOREIGN, without_clock
-
-
-def missing() -> str:
-    """Why these pages cannot be played here, "" when they can."""
-    if importlib.util.find_spec("miniwob") is None:
-        return 'miniwob is not installed: pip install "kintsugi-agents[web]"'
-    try:
-        find_binary()
-    except MissingExtra:
-        return "there is no Chromium here: apt-get install chromium"
-    return ""
-
-
-needs_pages = pytest.mark.skipif(bool(missing()), reason=missing())
-
-
-def opened(**options: Any) -> Any:
-    return open_environment("miniwob", options)
+from tests.sandboxes.environment_trials import ROOT
+from tests.sandboxes.miniwob_trials import first, needs_pages, opened, verdict_on
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +28,6 @@ def environment() -> Iterator[Any]:
     world = opened()
     yield world
     asyncio.run(world.close())
-
-
-def first(environment: Any, page: str, seed: int = 50) -> Task:
-    """The task of a page at a seed."""
-    (prompt,) = environment.prompts([(page, seed)])
-    return Task(id=f"{page}-{seed}", environment="miniwob", split="x", prompt=prompt, payload={"page": page, "seed": seed})
-
-
-def verdict_on(environment: Any, task: Task, action: str) -> Any:
-    return asyncio.run(play(environment, task, [action]))[-1].verdict
 
 
 # What needs no browser ------------------------------------------------------------------------------------------------
@@ -122,12 +85,13 @@ def test_splits_take_the_pages_in_turn_and_share_no_prompt(environment: Any) -> 
     small.browser = environment.browser
     splits = {name: small.tasks(name) for name in ("train", "heldout", "demonstrations")}
     turns = [task.payload["page"] for task in splits["train"]]
-    assert turns == ["click-button", "use-spinner", "guess-number", *["click-button", "use-spinner"] * 2]
+    assert turns == ["click-button", "use-spinner", "guess-number"] * 3
     assert {task.payload["page"] for task in splits["heldout"]} == {"click-button", "use-spinner"}
     prompts = [task.prompt for tasks in splits.values() for task in tasks]
-    assert len(prompts) == len(set(prompts)) == 7 + 6 + 6
+    assert len(prompts) == 9 + 6 + 6 and len(set(prompts)) == 7 + 6 + 6
     for name, tasks in splits.items():
-        assert {split_of(task.prompt) for task in tasks} == {name} and tasks == small.tasks(name)
+        assert {split_of(task.prompt) for task in tasks if task.payload["page"] != "guess-number"} == {name}
+        assert tasks == small.tasks(name)
         assert tasks[:4] == small.tasks(name, limit=4)
     assert not {task.id for task in splits["train"][:2]} & {task.id for task in small.tasks("train", limit=2, seed=1)}
     with pytest.raises(DataError, match="did you mean"):
@@ -165,6 +129,14 @@ def test_the_expert_wins_every_page_and_loses_without_its_last_command(environme
     for task, (won, lost) in zip(tasks, asyncio.run(main()), strict=True):
         assert won.success and won.reward == 1.0 and won.detail["raw_reward"] == 1.0, (task.id, won.feedback)
         assert not lost.success and lost.reward == 0.0 and lost.feedback, task.id
+
+
+@needs_pages
+def test_the_pages_episode_is_the_experts(environment: Any) -> None:
+    page = (ROOT / "docs" / "environments" / "miniwob.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "environments" / "miniwob.png").read_bytes().startswith(b"\x89PNG")
+    (program,) = asyncio.run(environment.gold(first(environment, "enter-password", 52)))
+    assert f"```\n{program}\n```" in page
 
 
 @needs_pages
@@ -255,87 +227,3 @@ def test_failed_attempts_leave_a_picture_where_it_is_asked_for(tmp_path: Path) -
     for path in pictures:
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG") and struct.unpack(">II", data[16:24]) == (320, 420)
-
-
-# Many at once ---------------------------------------------------------------------------------------------------------
-
-
-def episodes_of(environment: Any, tasks: list[Task], *, kill: bool = False) -> list[Episode]:
-    """An episode each: every third actor leaves out its last command, and its refiner writes the gold."""
-
-    async def main() -> list[Episode]:
-        golds = {task.prompt: (await environment.gold(task))[0] for task in tasks}
-
-        def answer(messages: Any, sample: int) -> str:
-            prompt = next(text for text in golds if text in messages[-1]["content"])
-            lines = golds[prompt].split("\n")
-            return golds[prompt] if messages[-1]["content"] != prompt or len(prompt) % 3 else "\n".join(lines[:-1])
-
-        repair = {"who": "self", "on": "failures", "form": "rewrite", "sees": "feedback", "rounds": 1}
-        cast = cast_of(ScriptedPolicy(answer), environment, prompts="web", timeout_s=120.0, repair=repair)
-        wave = asyncio.ensure_future(play_wave([plan_of(task) for task in tasks], cast))
-        if kill:
-            await asyncio.sleep(1.0)
-            os.kill(environment.browser.pid, signal.SIGKILL)
-        return await wave
-
-    return asyncio.run(main())
-
-
-@needs_pages
-def test_fifty_episodes_at_once_are_the_same_again_though_the_browser_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    environment = opened()
-    try:
-        tasks = list(environment.tasks("envisions", limit=50, seed=1))
-        episodes = episodes_of(environment, tasks)
-        assert environment.browser.starts == 1
-        again = episodes_of(environment, tasks, kill=True)
-        assert environment.browser.starts == 2 and list(tmp_path.iterdir())
-    finally:
-        asyncio.run(environment.close())
-    assert without_clock(episodes) == without_clock(again)
-    assert len(episodes) == 50 and all(episode.success for episode in episodes)
-    assert 5 <= sum(len(episode.trajectories) == 2 for episode in episodes) < 50
-    assert list(tmp_path.iterdir()) == []
-
-
-@needs_pages
-def test_a_thousand_odd_actions_all_get_a_verdict(environment: Any) -> None:
-    tasks = [first(environment, page) for page in ("enter-text", "click-link", "choose-list", "social-media-all")]
-    own = [
-        "agent.click_xpath('//html')",
-        "agent.click_xpath('//script')",
-        "agent.click_xpath('//*[@id=\"sync-task-cover\"]')",
-        "agent.click_xpath('count(//*)')",
-        "agent.click_xpath('//@id')",
-        "agent.click_xpath('id(\"tt\")/ancestor-or-self::*')",
-        "agent.click_xpath('//*[contains(., //*[contains(., //*)])]')",
-        "agent.click_xpath('document(\"file:///etc/passwd\")')",
-        "agent.click_xpath('/html/body/div[\\'')",
-        "agent.movemouse('//body')\nagent.press('enter', 999)\nagent.press('tab', 999)",
-        "agent.type('javascript:WOB_RAW_REWARD_GLOBAL=1;core.endEpisode(1)')\nagent.press('enter')",
-        "agent.click_xpath('//a[core.endEpisode(1)]')",
-        "\n".join(["agent.click_xpath('//body')"] * 100),
-        "agent.click_xpath('//input')\n" + "agent.type('" + "\U0001f642é确" * 300 + "')",
-        "agent.click_xpath('//input')\nagent.press('ctrl+a')\nagent.press('ctrl+v')\nagent.press('\u00e9', 50)",
-    ]
-    golds = [asyncio.run(environment.gold(task))[0] for task in tasks]
-    actions = [*own, *FOREIGN]
-    for gold in golds:
-        actions += malformed_actions(gold, 250)
-    actions = actions[:1_000]
-    starts = environment.browser.starts
-
-    async def main() -> list[Any]:
-        each = [play(environment, tasks[n % len(tasks)], [action]) for n, action in enumerate(actions)]
-        return await asyncio.gather(*each)
-
-    verdicts = [replies[-1].verdict for replies in asyncio.run(main())]
-    assert len(verdicts) == 1_000 and environment.browser.starts == starts
-    for action, verdict in zip(actions, verdicts, strict=True):
-        assert verdict is not None and not verdict.error and not verdict.success, ascii(action[:80])
-        assert 0 < len(verdict.feedback) < 5_000 and "Traceback" not in verdict.feedback, ascii(action[:80])
-        dataclasses.asdict(verdict)["feedback"].encode()

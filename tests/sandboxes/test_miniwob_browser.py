@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.server
-import importlib.util
 import os
 import signal
 import socket
@@ -22,23 +21,10 @@ import pytest
 from kintsugi.errors import ConfigError, MissingExtra
 from kintsugi.sandboxes.environments import miniwob_chromium
 from kintsugi.sandboxes.environments.miniwob_browser import Browser, Tab, TookTooLong
-from kintsugi.sandboxes.environments.miniwob_chromium import BrowserDied, Refused, find_binary
+from kintsugi.sandboxes.environments.miniwob_chromium import BrowserDied, Refused
 from kintsugi.sandboxes.environments.miniwob_page import pages_folder, play
 from kintsugi.sandboxes.environments.miniwob_program import parse_commands
-
-
-def has_browser() -> bool:
-    try:
-        find_binary()
-    except MissingExtra:
-        return False
-    return True
-
-
-needs_browser = pytest.mark.skipif(not has_browser(), reason="there is no Chromium here: apt-get install chromium")
-needs_pages = pytest.mark.skipif(
-    importlib.util.find_spec("miniwob") is None, reason='miniwob is not installed: pip install "kintsugi-agents[web]"'
-)
+from tests.sandboxes.miniwob_trials import needs_browser, needs_pages
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@
     environment = open_environment(env="my_package:MyGame-v0")        # the module that registers it, and its id
 
 It needs the extra `[gymnasium]`. A task is a seed: its prompt is the first observation after `reset(seed=…)`, then what the
-actions are. **Splits** share no prompt: which split a seed belongs to follows from its prompt (train 60 %, heldout 30 %,
-demonstrations 10 %). An environment with fewer than eight first observations among 32 seeds has its games numbered in the
-prompt, and the number decides.
+actions are. Splits share no prompt: `seeded_tasks`.
 
 **Success**: with `success_return`, the attempt ended with at least that sum of rewards; without, what the environment's
 last `info` says under `success` or `is_success`, or else a last reward above 0. The verdict's detail has `return`, the sum.
@@ -20,7 +18,6 @@ Left out: pixels, and environments that ignore their seed (their worlds cannot b
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -29,18 +26,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from kintsugi.errors import ConfigError, DataError, missing_extra, nearest
+from kintsugi.errors import ConfigError, DataError, missing_extra
 from kintsugi.records import Task, Verdict
 from kintsugi.sandboxes.environments.about import About
 from kintsugi.sandboxes.environments.environment import Reply
+from kintsugi.sandboxes.environments.seeded_tasks import SeededTasks
 from kintsugi.sandboxes.environments.worker_processes import WorkerDied, WorkerProcess
 
 _WORKER: Final = "kintsugi.sandboxes.environments.gymnasium_worker"
-_SPLITS: Final = {"train": range(0, 60), "heldout": range(60, 90), "demonstrations": range(90, 100)}
 _FORMS: Final = {"env": "an id such as Taxi-v4", "kwargs": "a table such as {is_rainy = true}", "expert": "module:function"}
-_SAMPLED: Final = 32
-_FEWEST: Final = 8
-_SEEDS_APART: Final = 1_000_000
 _THINK: Final = re.compile(r"\s*think\s?:", re.IGNORECASE)
 
 ABOUT = About(
@@ -94,7 +88,7 @@ def open_environment(
         num_tasks=num_tasks,
     )  # fmt: skip
     try:
-        bridge.help = bridge.ask_first({"op": "describe"})["help"]
+        bridge.seeded.help = bridge.ask_first({"op": "describe"})["help"]
     except BaseException:
         for process in processes:
             process.close()
@@ -103,7 +97,7 @@ def open_environment(
 
 
 class GymnasiumBridge:
-    """The environment. A payload holds `seed`. help: the sentence about the actions."""
+    """The environment. A payload holds `seed`."""
 
     name = "gymnasium"
 
@@ -111,32 +105,15 @@ class GymnasiumBridge:
         self, processes: Sequence[WorkerProcess], *, instructions: str, success_return: float | None, has_expert: bool,
         max_turns: int, num_tasks: int,
     ) -> None:  # fmt: skip
-        self.processes, self.instructions, self.success_return = processes, instructions, success_return
-        self.has_expert, self.max_turns, self.num_tasks, self.help = has_expert, max_turns, num_tasks, ""
-        self._numbered: bool | None = None
+        self.processes, self.success_return = processes, success_return
+        self.has_expert, self.max_turns, self.num_tasks = has_expert, max_turns, num_tasks
+        self.seeded = SeededTasks(self.name, self._first, instructions, help="")
         self._names = itertools.count()
 
     def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
-        """Tasks of `split`, others for another seed; fewer than asked when 40 seeds a task were not enough.
-
-        Raises DataError for an unknown split."""
-        if split not in _SPLITS:
-            raise DataError(f'gymnasium has no split "{split}": {nearest(split, _SPLITS)}')
+        """Tasks of `split`, others for another seed; see `SeededTasks`."""
         wanted = self.num_tasks if limit is None else limit
-        if self._numbered is None:
-            self._numbered = len(set(self._first(range(_SAMPLED)))) < _FEWEST
-        tasks: list[Task] = []
-        for start in range(0, 40 * max(wanted, 1), max(wanted, 1)):
-            seeds = range(seed * _SEEDS_APART + start, seed * _SEEDS_APART + start + max(wanted, 1))
-            for env_seed, first in zip(seeds, self._first(seeds), strict=True):
-                prompt = self._prompt(env_seed, first)
-                if len(tasks) < wanted and _hundredth(prompt) in _SPLITS[split]:
-                    payload = {"seed": env_seed}
-                    name = f"{split}-{env_seed}"
-                    tasks.append(Task(id=name, environment=self.name, split=split, prompt=prompt, payload=payload))
-            if len(tasks) >= wanted:
-                break
-        return tasks
+        return self.seeded.tasks(split, wanted=wanted, seed=seed)
 
     async def start(self, task: Task) -> GymnasiumWorld:
         name = f"{task.id}/{next(self._names)}"
@@ -160,12 +137,8 @@ class GymnasiumBridge:
         except WorkerDied as died:
             raise DataError(f"gymnasium: {died}; mend the environment, or give timeout_s more seconds") from None
 
-    def _first(self, seeds: range) -> list[str]:
+    def _first(self, seeds: Sequence[int]) -> list[str]:
         return self.ask_first({"op": "first", "seeds": list(seeds)})["observations"]
-
-    def _prompt(self, seed: int, first: str) -> str:
-        number = f"Game {seed}." if self._numbered else ""
-        return "\n".join(part for part in (self.instructions, number, first, self.help) if part.strip())
 
 
 class GymnasiumWorld:
@@ -228,7 +201,3 @@ class GymnasiumWorld:
         feedback = f"{ended} after {len(self.actions)} actions with a return of {total:g}."
         feedback += " Task done." if success else f" The task was not done. It ended so: {answer['observation'][:500]}"
         return Verdict(success=success, reward=float(success), feedback=feedback, detail={"return": total})
-
-
-def _hundredth(prompt: str) -> int:
-    return hashlib.sha256(prompt.encode()).digest()[0] * 100 // 256

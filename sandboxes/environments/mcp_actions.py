@@ -131,9 +131,10 @@ def _call(name: str, arguments: Mapping[str, Any], tools: Schemas, usable: str) 
 def _objection(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """What is wrong with the arguments, "" when they fit (or when the schema cannot be read: the server then decides)."""
     import jsonschema
+    from jsonschema import validators
 
     try:
-        validator = jsonschema.validators.validator_for(schema)(schema)
+        validator = validators.validator_for(schema)(schema)
         found = next(iter(validator.iter_errors(dict(arguments))), None)
     except (jsonschema.SchemaError, RecursionError, TypeError, ValueError, AttributeError, re.error):
         return ""

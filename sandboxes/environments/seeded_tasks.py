@@ -1,0 +1,72 @@
+"""Tasks of worlds that are drawn by a seed: the prompt is the first observation, and the splits share no prompt.
+
+    seeded = SeededTasks("gymnasium", first=lambda seeds: [reset(seed) for seed in seeds], instructions="", help="")
+    seeded.tasks("train", wanted=20, seed=0)
+
+Which split a seed belongs to follows from its prompt's hash: train 60 %, heldout 30 %, demonstrations 10 %. Where fewer than
+eight first observations are found among 32 seeds (what differs is hidden), games are numbered in the prompt by their seed,
+and so the number decides. A payload holds `seed`. Worlds that do not begin alike twice under one seed are refused: nothing
+could be replayed. Left out: what happens after the first observation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kintsugi.errors import DataError, nearest
+from kintsugi.records import Task
+
+SPLITS: Final = {"train": range(0, 60), "heldout": range(60, 90), "demonstrations": range(90, 100)}
+_SAMPLED: Final = 32
+_FEWEST: Final = 8
+_PATIENCE: Final = 40
+_APART: Final = 1_000_000
+
+
+class SeededTasks:
+    """first: the first observations under these seeds. instructions, help: what stands before and behind them."""
+
+    def __init__(self, name: str, first: Callable[[Sequence[int]], list[str]], instructions: str, help: str) -> None:
+        self.name, self.first, self.instructions, self.help = name, first, instructions, help
+        self._numbered: bool | None = None
+
+    def tasks(self, split: str, *, wanted: int, seed: int) -> list[Task]:
+        """Tasks of `split`, others for another seed; fewer than `wanted` when 40 seeds a task were not enough.
+
+        Raises DataError for an unknown split, and for worlds that do not follow their seed."""
+        if split not in SPLITS:
+            raise DataError(f'{self.name} has no split "{split}": {nearest(split, SPLITS)}')
+        if self._numbered is None:
+            self._numbered = self._looked()
+        tasks: list[Task] = []
+        for place in range(_PATIENCE if wanted else 0):
+            start = seed * _APART + place * wanted
+            seeds = range(start, start + wanted)
+            for world_seed, first in zip(seeds, self.first(seeds), strict=True):
+                prompt = self._prompt(world_seed, first)
+                if len(tasks) < wanted and _hundredth(prompt) in SPLITS[split]:
+                    name, payload = f"{split}-{world_seed}", {"seed": world_seed}
+                    tasks.append(Task(id=name, environment=self.name, split=split, prompt=prompt, payload=payload))
+            if len(tasks) >= wanted:
+                break
+        return tasks
+
+    def _looked(self) -> bool:
+        """Whether games must be numbered."""
+        found = self.first([*range(_SAMPLED), 1])
+        if found[-1] != found[1]:
+            raise DataError(
+                f"{self.name}: expected the same first observation twice under one seed, found two; mend its reset: worlds "
+                "are rebuilt by their seed"
+            )
+        return len(set(found)) < _FEWEST
+
+    def _prompt(self, seed: int, first: str) -> str:
+        number = f"Game {seed}." if self._numbered else ""
+        return "\n".join(part for part in (self.instructions, number, first, self.help) if part.strip())
+
+
+def _hundredth(prompt: str) -> int:
+    return hashlib.sha256(prompt.encode()).digest()[0] * 100 // 256

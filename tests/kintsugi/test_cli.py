@@ -103,6 +103,27 @@ def test_dry_run_writes_nothing(call: Call, tiny: Path, copy: Path, resumed: boo
     assert contents(copy.parent) == before and not out.exists()
 
 
+def test_quiet_runs_still_warn(call: Call, tiny: Path, tiny_run: RunResult) -> None:
+    """A round with nothing to learn from, and rows that are too long: told on standard error, and counted."""
+    short = ["rounds=1", "control.enabled=false", "evaluate.tasks=2", "--quiet", "--json"]
+    mute = ["explore.max_tokens=1", "explore.tasks=2", "repair.who=none", "repair.fresh=none"]
+    code, out, err = call("train", tiny, *mute, *short, "--out", tiny.parent / "mute")
+    assert code == 0 and json.loads(out)["champion"] == "start"
+    assert "round 1  nothing to learn from: no attempt succeeded" in err and "held out" not in err
+
+    with Ledger.open(tiny_run.folder, read_only=True) as ledger:
+        rows = ledger.dataset(ledger.datasets()[0].run_id, 1, "main").rows
+    lengths = sorted(len(row.ids) for row in rows)
+    most = lengths[len(lengths) // 2]
+    too_long = sum(length > most for length in lengths)
+    code, out, err = call("train", tiny, f"learn.max_length={most}", *short, "--out", tiny.parent / "cut")
+    assert code == 0 and too_long
+    assert f"round 1  round-1 learned without {too_long} too_long of its {len(rows)} rows" in err
+    lines = [json.loads(line) for line in (tiny.parent / "cut" / "metrics.jsonl").read_text().splitlines()]
+    (learned,) = [line for line in lines if line["kind"] == "learn"]
+    assert learned["dropped"] == {"too_long": too_long, "no_loss": 0, "unpaired": 0}
+
+
 def test_finished_run_resumed(call: Call, copy: Path, tiny_run: RunResult) -> None:
     """Nothing is left to do: the result is shown again."""
     code, out, _ = call("train", "--resume", copy, "--quiet", "--json")
@@ -221,6 +242,7 @@ def test_bad_recipes_leave_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused(["train", *arguments, "--out", "new", "--quiet"], code, *told)
+    refused(["train", *arguments, "--dry-run"], code, *told)
     assert not list(tmp_path.iterdir())
 
 

@@ -67,7 +67,7 @@ def test_checking_ones_own_file(call: Call, tmp_path: Path) -> None:
     mine = tmp_path / "reverse.py"
     mine.write_text(example)
     code, out, _ = call("environments", "check", mine, "--tasks", "4")
-    assert code == 0 and out.strip().endswith("ok") and "golds: reverse: 300 records" in out
+    assert code == 0 and out.strip().endswith("ok") and "records (train 100, heldout 100" in out
     mine.write_text(example.replace("float(right)", "1.0"))
     code, out, _ = call("environments", "check", mine, "--tasks", "4")
     assert code == 1 and out.strip().endswith("not ok") and "won by a spoiled gold" in out

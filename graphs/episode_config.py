@@ -28,7 +28,8 @@ class RepairConfig(StrictConfig):
         tokens count); not for a repairer that sees no feedback.
     rounds: repairs in a row, at most. budget: repairs of an unsolved task (only with on = "unsolved").
     fresh: for an unsolved task, also draw fresh samples of the actor: "none"; "pooled" (they join the pool: the
-        more-sampling baseline); "measured" (a yardstick for the repair: on record, in no pool).
+        more-sampling baseline); "measured" (a yardstick for the repair: on record, in no pool). fresh_budget: how many at
+        most, as many as `budget` when None.
     """
 
     who: Literal["none", "self", "reflector"] = "none"
@@ -40,6 +41,7 @@ class RepairConfig(StrictConfig):
     rounds: int = Field(default=1, ge=0)
     budget: int = Field(default=4, ge=0)
     fresh: Literal["none", "pooled", "measured"] = "none"
+    fresh_budget: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> RepairConfig:
@@ -48,6 +50,11 @@ class RepairConfig(StrictConfig):
         if self.words == "notes" and self.form != "again":
             raise ValueError(f'form = "again" with words = "notes": form = "{self.form}" has no reflection')
         return self
+
+    @property
+    def num_fresh(self) -> int:
+        """Fresh samples of an unsolved task, at most."""
+        return self.budget if self.fresh_budget is None else self.fresh_budget
 
     @property
     def in_episode(self) -> bool:

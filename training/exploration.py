@@ -83,7 +83,7 @@ class Exploration:
             await forget(self.cast)
             episodes = await play_wave(plans, self.cast, on_done=on_done)
             if self.recipe.repair.on == "unsolved":
-                for extra_number in range(self.recipe.repair.budget):
+                for extra_number in range(max(self.recipe.repair.budget, self.recipe.repair.num_fresh)):
                     extra = self.extra_plans(wave, episodes, extra_number)
                     episodes += await play_wave(extra, self.cast, on_done=on_done) if extra else []
             self.ledger.add_tasks(wave)
@@ -128,7 +128,7 @@ class Exploration:
             tried = [episode for episode in mine if episode.sample < 2 * FIRST_EXTRA]
             if any(episode.success for episode in tried if episode.sample < FIRST_EXTRA):
                 continue
-            if repair.who != "none" and not any(episode.success for episode in tried):
+            if repair.who != "none" and number < repair.budget and not any(episode.success for episode in tried):
                 wrong = [episode.trajectories[-1] for episode in tried]
                 if repair.form == "rollback" and repair.sees == "feedback":
                     place = best_place(wrong, self.decode)
@@ -136,7 +136,7 @@ class Exploration:
                         plans.append(self.plan(task, FIRST_EXTRA + number, repair_of=place.attempt, keep=place.kept))
                 elif failed := worth_repairing(wrong):
                     plans.append(self.plan(task, FIRST_EXTRA + number, repair_of=failed[number % len(failed)]))
-            if repair.fresh != "none" and not any(episode.success for episode in fresh):
+            if repair.fresh != "none" and number < repair.num_fresh and not any(episode.success for episode in fresh):
                 plans.append(self.plan(task, 2 * FIRST_EXTRA + number, measured=repair.fresh == "measured"))
         return plans
 

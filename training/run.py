@@ -209,7 +209,7 @@ def _repair_plan(recipe: Recipe) -> list[str]:
     if repair.who != "none":
         lines = [f"  repair    {repair.on} by {repair.who}, {repair.form}, seeing the {repair.sees}, at most {most}"]
     if repair.on == "unsolved" and repair.fresh != "none":
-        lines.append(f"  fresh     samples for unsolved tasks, at most {repair.budget} a task, {repair.fresh}")
+        lines.append(f"  fresh     samples for unsolved tasks, at most {repair.num_fresh} a task, {repair.fresh}")
     if repair.who == "reflector" and reflector.train:
         tokens = recipe.explore.budget_tokens
         kept = f", with {reflector.token_share:.0%} of the tokens" if tokens else ""

@@ -182,6 +182,12 @@ def test_only_unsolved_tasks_are_repaired() -> None:
     assert [mine[FIRST_EXTRA + number].success for number in range(2)] == [False, True]
     counted = count(found, 2)
     assert (counted.solved, counted.rescued, counted.repairs, counted.fresh, counted.fresh_right) == (2, 2, 4, 6, 0)
+    fewer = explore(policy=Sayer(mends=9), repair={**repair, "fresh_budget": 1})
+    numbers = sorted(one.sample for one in fewer if one.task_id == "1" and one.sample >= FIRST_EXTRA)
+    assert numbers == [*range(FIRST_EXTRA, FIRST_EXTRA + 3), 2 * FIRST_EXTRA]
+    more = explore(policy=Sayer(mends=9), repair={**repair, "fresh_budget": 4})
+    numbers = sorted(one.sample for one in more if one.task_id == "1" and one.sample >= FIRST_EXTRA)
+    assert numbers == [*range(FIRST_EXTRA, FIRST_EXTRA + 3), *range(2 * FIRST_EXTRA, 2 * FIRST_EXTRA + 4)]
     assert not any(one.sample >= FIRST_EXTRA for one in explore(repair={**repair, "budget": 0}))
     assert not any(one.sample >= FIRST_EXTRA for one in explore())
 

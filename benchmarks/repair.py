@@ -5,10 +5,10 @@
 
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, at most 8 (they are shorter), and, apart from them, one
-fresh sample after another until one is right, at most 4. A repair that repeats the very line objected to is drawn again, at most twice, and its
-tokens count. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
+fresh sample after another until one is right, at most 4. A repair that repeats the very line objected to is drawn again, at
+most twice, and its tokens count. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
 and how many of these tasks are rescued at equal generated tokens, and at equal processed tokens (context run through the
-model, plus generated).
+model, plus generated): those of `--worth` fresh samples of the task.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class SeededTasks:
             seeds = range(start, start + wanted)
             for world_seed, first in zip(seeds, self.first(seeds), strict=True):
                 prompt = self._prompt(world_seed, first)
-                if len(tasks) < wanted and _hundredth(prompt) in SPLITS[split]:
+                if len(tasks) < wanted and hundredth(prompt) in SPLITS[split]:
                     name, payload = f"{split}-{world_seed}", {"seed": world_seed}
                     tasks.append(Task(id=name, environment=self.name, split=split, prompt=prompt, payload=payload))
             if len(tasks) >= wanted:
@@ -68,5 +68,6 @@ class SeededTasks:
         return "\n".join(part for part in (self.instructions, number, first, self.help) if part.strip())
 
 
-def _hundredth(prompt: str) -> int:
+def hundredth(prompt: str) -> int:
+    """A number from 0 to 99 that follows from the prompt: which split it belongs to."""
     return hashlib.sha256(prompt.encode()).digest()[0] * 100 // 256

@@ -137,14 +137,14 @@ class Vpgen(RecordTasks, ProgramEnvironment):
         if split not in SPLITS:
             raise DataError(f'vpgen has no split "{split}": {nearest(split, SPLITS)}')
         try:
-            records = make_records(split, number=self.num_tasks if limit is None else limit, seed=seed)
+            number = self.num_tasks if limit is None else limit
+            records = make_records(split, number=number, seed=seed, skills=self.skills)
         except ValueError as error:
             raise DataError(f"vpgen cannot make {limit or self.num_tasks} bundled tasks: {error}") from error
         made = [self.made(record, record["id"], split) for record in records]
         return [
             Task(id=f"bundled-{one.key}", environment=self.name, split=split, prompt=one.prompt, payload=one.payload)
-            for one, record in zip(made, records, strict=True)
-            if not self.skills or record["id"].split("_")[0] in self.skills
+            for one in made
         ]
 
     def from_folder(self, folder: Path, official: str) -> Iterator[Row]:

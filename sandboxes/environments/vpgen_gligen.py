@@ -75,7 +75,7 @@ class GligenPainter:
             dtype = torch.float16 if device.startswith("cuda") else torch.float32
             try:
                 self._pipeline = StableDiffusionGLIGENPipeline.from_pretrained(
-                    self.model, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False
+                    self.model, dtype=dtype, safety_checker=None, requires_safety_checker=False
                 )
             except (OSError, ValueError) as error:
                 reason = str(error).strip().partition("\n")[0][:200]

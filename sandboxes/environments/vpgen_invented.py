@@ -9,6 +9,7 @@ stands in two. Left out: open-ended captions, whose programs people wrote.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 SPLITS: Final = ("train", "heldout", "demonstrations")
@@ -35,20 +36,26 @@ _RELATIONS: Final = {
     "left": "to the left of", "right": "to the right of", "above": "above", "below": "below", "front": "in front of",
     "behind": "behind",
 }  # fmt: skip
+_MOST_MISSED: Final = 1000
 _SCALES: Final = {"bigger": "that is bigger than", "smaller": "that is smaller than", "same": "of the same size as"}
 
 
-def make_records(split: str, *, number: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`number` records with different captions. Raises ValueError when there are not that many."""
+def make_records(split: str, *, number: int, seed: int = 0, skills: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """`number` records with different captions, of `skills` in turn (all without). Raises ValueError when there are not
+    that many."""
+    wanted = [skill for skill in _MAKERS if skill in skills or not skills]
     rng = random.Random(f"vpgen {split} {seed}")
     records: dict[str, dict[str, Any]] = {}
-    for attempt in range(40 * number + 400):
-        if len(records) >= number:
-            return list(records.values())
-        skill = tuple(_MAKERS)[len(records) % len(_MAKERS)] if attempt < 20 * number else "spatial"
+    missed = 0  # draws in a row that were there before
+    while len(records) < number:
+        if not wanted or missed > _MOST_MISSED:
+            raise ValueError(f"there are only {len(records)} different captions of {split}")
+        # When one skill's captions are all used up, the others fill its place.
+        skill = wanted[(len(records) + missed // 50) % len(wanted)]
         text, objects = _MAKERS[skill](split, rng)
+        missed = missed + 1 if text in records else 0
         records.setdefault(text, {"id": f"{skill}_{split}_{seed}_{len(records)}", "text": text, "objects": objects})
-    raise ValueError(f"there are only {len(records)} different captions of {split}")
+    return list(records.values())
 
 
 def _a(noun: str) -> str:

@@ -222,7 +222,11 @@ def test_splits_share_no_caption_and_skills_can_be_chosen() -> None:
     }
     assert not captions["train"] & captions["heldout"] and not captions["train"] & captions["demonstrations"]
     chosen = bundled(skills="count,scale").tasks("train")
-    assert {task.payload["checks"][0]["skill"] for task in chosen} == {"count", "scale"}
+    assert {task.payload["checks"][0]["skill"] for task in chosen} == {"count", "scale"} and len(chosen) == 60
+    with pytest.raises(DataError, match="only 0 different captions"):
+        bundled(skills="open").tasks("train")
+    with pytest.raises(DataError, match="different captions of demonstrations"):
+        environment.tasks("demonstrations", limit=100_000)
     with pytest.raises(ConfigError, match='did you mean "spatial"'):
         bundled(skills="spacial")
     with pytest.raises(ConfigError, match="set both"):
@@ -297,7 +301,8 @@ def test_gligen_paints_the_layout(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="steps from 1"):
         GligenPainter(steps=0)
-    options = {"pipeline": tiny_vision.gligen(tmp_path / "gligen"), "device": "cpu", "steps": 2, "grounded": 1.0}
+    tiny_vision.gligen(tmp_path / "tokenizer").save_pretrained(tmp_path / "gligen")
+    options = {"model": str(tmp_path / "gligen"), "device": "cpu", "steps": 2, "grounded": 1.0}
     painter = GligenPainter(**options)
 
     def painted(text: str) -> Any:

@@ -97,6 +97,7 @@ class _Pool:
         self._free: list[Tab] = []
         self._room = asyncio.Semaphore(browser.num_tabs)
         self._starting = asyncio.Lock()
+        self._closed = False
 
     async def use(self, work: Callable[[Tab], Awaitable[T]]) -> T:
         async with self._room:
@@ -126,6 +127,8 @@ class _Pool:
 
     async def _running(self) -> Process:
         async with self._starting:
+            if self._closed:
+                raise BrowserDied  # whoever still waits does not start another
             if self.process is None or self.process.dead:
                 self._free.clear()
                 if self.process is not None:
@@ -147,10 +150,15 @@ class _Pool:
         return True
 
     async def close(self) -> None:
-        if self.process is not None:
-            await self.process.end()
-            self.process = None
+        self._closed = True
+        async with self._starting:
+            if self.process is not None:
+                await self.process.end()
+                self.process = None
         self._free.clear()
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_S)
 
 
 class Tab:

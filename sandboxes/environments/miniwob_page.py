@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from kintsugi.errors import missing_extra
 from kintsugi.sandboxes.environments.miniwob_browser import Tab
+from kintsugi.sandboxes.environments.miniwob_chromium import Refused
 from kintsugi.sandboxes.environments.miniwob_program import KEYS, Command
 
 SIZE: Final = (160, 210)
@@ -133,7 +134,7 @@ class Seen:
     """A page as it stands. html: of what is shown. fields: sentences about what fields hold. query: the page's task.
     done: the page ended the attempt, with raw_reward in [-1, 1]. problem: why the last program stopped before its end.
     command: the one that stopped it, or ended the attempt. notes: sentences about commands that did nothing.
-    commands: how many were done. picture: a PNG, when asked for."""
+    picture: a PNG, when asked for."""
 
     html: str
     query: str
@@ -143,7 +144,6 @@ class Seen:
     problem: str = ""
     command: Command | None = None
     notes: tuple[str, ...] = ()
-    commands: int = 0
     picture: bytes = b""
 
 
@@ -164,13 +164,16 @@ async def play(
     hands = _Hands(tab)
     seen = await _look(tab)
     for program in programs:
-        seen = replace(seen, problem="", command=None, notes=(), commands=0)
+        seen = replace(seen, problem="", command=None, notes=())
         for command in program:
             if seen.done:
                 break
-            problem = await hands.do(command)
-            now = await _look(tab)
-            seen = replace(now, problem=problem, command=command, notes=tuple(hands.notes), commands=seen.commands + 1)
+            try:
+                problem = await hands.do(command)
+                now = await _look(tab)
+            except Refused:  # our scripts do not throw on a page of the package: it went to another one
+                return replace(seen, problem=f"{command} left the page", command=command)
+            seen = replace(now, problem=problem, command=command, notes=tuple(hands.notes))
             if problem:
                 break
         hands.notes.clear()

@@ -89,7 +89,7 @@ def test_tabs_share_nothing_but_the_browser(browser: Browser) -> None:
                 await barrier.wait()
             return tab.context, await tab.evaluate("window.mine")
 
-        return await asyncio.gather(browser.use(remember), browser.use(remember))
+        return list(await asyncio.gather(browser.use(remember), browser.use(remember)))
 
     (one, first), (other, second) = asyncio.run(both())
     assert one != other and first == second == 1 and browser.starts == 1
@@ -130,6 +130,21 @@ def test_a_killed_browser_comes_back_and_the_work_is_done_again(browser: Browser
     with pytest.raises(BrowserDied):
         browser.ask(always)
     assert browser.ask(two) == 2
+
+
+@needs_browser
+def test_close_ends_work_under_way(browser: Browser) -> None:
+    async def main() -> Any:
+        work = asyncio.ensure_future(browser.use(lambda tab: tab.evaluate("new Promise(() => 0)")))
+        while browser.pid is None:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(browser.close)
+        async with asyncio.timeout(10):
+            await work
+
+    with pytest.raises(BrowserDied):
+        asyncio.run(main())
 
 
 @needs_browser

@@ -85,7 +85,7 @@ def open_environment(
     cache: str | Path | None = None,
     timeout_s: float = 60.0,
 ) -> Alfworld:
-    """ALFWorld from the official folder `data`, or with authored games.
+    """ALFWorld from the official folder `data`, or with authored games (None or "bundled").
 
     max_turns: 30 as in Reflexion and Re-ReST; 50 in other papers. prompt: "brief" is the task and the room in two lines.
     task_types: ALFWorld's names, or place, light, clean, heat, cool, two; as a list or with commas.
@@ -102,6 +102,7 @@ def open_environment(
             f"expected max_turns and num_tasks of 1 or more, workers of 0 or more and held_back of 0 to {len(HELD_BACK)}, "
             f"found {max_turns}, {num_tasks}, {workers} and {held_back}"
         )
+    data = None if data == "bundled" else data
     if workers is None:
         workers = 0 if data is None and engine == "lean" else OFFICIAL_WORKERS
     pool = Pool(workers=workers, engine=engine, cache=cache, timeout_s=timeout_s)

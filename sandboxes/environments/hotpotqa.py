@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Task, Verdict
+from kintsugi.sandboxes.environments.about import About, Download
 from kintsugi.sandboxes.environments.answer_match import exact_match, f1, normalize_answer
 from kintsugi.sandboxes.environments.environment import Reply
 from kintsugi.sandboxes.environments.hotpotqa_actions import HELP, action_text, parse_action
@@ -42,6 +43,21 @@ _LONGEST_SHOWN: Final = 1_500
 _LONGEST_ANSWER_WORDS: Final = 12
 _ASKS_YES_NO: Final = re.compile(r"(?:are|is|was|were|do|does|did|has|have|had|can|could|will|would)\b", re.IGNORECASE)
 
+ABOUT = About(
+    kind="several turns: search, lookup, finish",
+    metric="official exact match of the answer; F1 beside it",
+    data="hotpot_train_v1.1.json, hotpot_dev_distractor_v1.json: _id, question, answer, supporting_facts, context",
+    splits=("train", "dev", "heldout (= dev)"),
+    licence="CC BY-SA 4.0",
+    home="https://hotpotqa.github.io",
+    bundled=True,
+    extra="hotpotqa",
+    downloads=tuple(
+        Download(url=f"http://curtis.ml.cmu.edu/datasets/hotpot/{name}", path=name)
+        for name in ("hotpot_train_v1.1.json", "hotpot_dev_distractor_v1.json")
+    ),
+)
+
 
 def open_environment(
     data: str | Path | None = None,
@@ -54,13 +70,14 @@ def open_environment(
 ) -> HotpotQA:
     """The environment.
 
-    data: folder of the official files, "hub" for the data set `hub`, None for the bundled questions. corpus: where is
+    data: folder of the official files, "hub" for the data set `hub`, None or "bundled" for those questions. corpus: where is
     searched (see the module); api: the MediaWiki address for corpus="wikipedia". max_turns: most actions an attempt may
     take. shown_sentences: how many sentences of a page a search shows (`lookup` reaches all). num_tasks: how many bundled
     tasks `tasks` makes without a limit. Raises ConfigError, DataError and, without bm25s, MissingExtra."""
     for name, value in (("max_turns", max_turns), ("shown_sentences", shown_sentences), ("num_tasks", num_tasks)):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"hotpotqa.{name}: expected a whole number from 1, found {value!r}")
+    data = None if data == "bundled" else data
     pages: Pages | None = None
     if corpus == "wikipedia":
         pages = WikipediaPages(api)

@@ -25,7 +25,8 @@ def measured(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             main()
         except SystemExit as left:
             code = int(left.code or 0)
-        return (code, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return run
 

@@ -50,8 +50,9 @@ def test_an_expert_with_notes_goes_there_first() -> None:
 
 @needs_engine
 def test_scripted_second_tries_win_and_know_only_what_was_seen() -> None:
-    environment: Any = open_environment("alfworld", {"prompt": "brief"})
-    assert isinstance(environment, TakesNotes)
+    opened = open_environment("alfworld", {"prompt": "brief"})
+    assert isinstance(opened, TakesNotes)
+    environment: Any = opened
 
     async def tried() -> list[Any]:
         tasks = environment.tasks("demonstrations", limit=12)

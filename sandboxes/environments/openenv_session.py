@@ -87,14 +87,15 @@ class Session:
             await http.close()
 
     async def _exchange(self, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        if self._socket is None:
+        web_socket = self._socket
+        if web_socket is None:
             if kind != "reset":
                 raise aiohttp.ClientError("the session has ended")
-            self._http = aiohttp.ClientSession()
-            self._socket = await self._http.ws_connect(f"{self.url}/ws", max_msg_size=_LARGEST)
+            http = self._http = aiohttp.ClientSession()
+            web_socket = self._socket = await http.ws_connect(f"{self.url}/ws", max_msg_size=_LARGEST)
         with contextlib.suppress(ConnectionError):  # a full server says so first and then closes
-            await self._socket.send_str(json.dumps({"type": kind, "data": dict(data)}))
-        message = await self._socket.receive()
+            await web_socket.send_str(json.dumps({"type": kind, "data": dict(data)}))
+        message = await web_socket.receive()
         if message.type is not aiohttp.WSMsgType.TEXT:
             raise aiohttp.ClientError(f"it ended the session ({message.type.name.lower()})")
         answer = json.loads(message.data)

@@ -184,7 +184,7 @@ def test_over_http(shop: Any, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}/mcp"
     with pytest.raises(DataError, match=r"expected an MCP server at .* found none .*start it"):
         shop(url=url, timeout_s=5.0)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, str(tmp_path / "shop.py"), str(port)], **quiet)
     try:
         deadline = time.monotonic() + 60

@@ -109,7 +109,7 @@ def test_an_attempt_from_the_prompt_to_the_verdict(locks: Any) -> None:
 @needs_openenv
 def test_it_conforms_with_more_worlds_than_the_server_has_places_and_leaves_nothing(command: str) -> None:
     before = threading.active_count()
-    environment = open_environment("openenv", {"command": command, "timeout_s": 60.0})
+    environment: Any = open_environment("openenv", {"command": command, "timeout_s": 60.0})
     pid = environment.process.process.pid
     report = asyncio.run(check(environment, num_tasks=4))
     assert report.ok, str(report)
@@ -118,7 +118,7 @@ def test_it_conforms_with_more_worlds_than_the_server_has_places_and_leaves_noth
 
 @needs_openenv
 def test_a_server_that_hangs_or_dies_is_a_verdict(command: str) -> None:
-    environment = open_environment("openenv", {"command": command, "timeout_s": 8.0})
+    environment: Any = open_environment("openenv", {"command": command, "timeout_s": 8.0})
     task = environment.tasks("train", limit=1)[0]
 
     def verdicts(actions: Sequence[str]) -> Any:

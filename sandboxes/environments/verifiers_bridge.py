@@ -99,7 +99,8 @@ class VerifiersBridge(ProgramEnvironment):
             return Verdict(success=False, reward=0.0, feedback=f"An answer of {len(action)} characters is too long.")
         text = action.encode(errors="replace").decode()
         try:
-            score: dict[str, Any] = await next(self._turns).ask({"op": "score", "index": task.payload["index"], "text": text})
+            request = {"op": "score", "index": task.payload["index"], "text": text}
+            score: dict[str, Any] = await next(self._turns).ask(request)
         except WorkerDied as died:
             score = {"broke": str(died)[:300]}
         if "broke" in score:

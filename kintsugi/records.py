@@ -22,9 +22,9 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 Stage = Literal["explore", "refine", "reflect", "teacher", "human"]
@@ -368,8 +368,10 @@ def from_plain(cls: type[R], plain: Any) -> R:
     values = dict(plain)
     if isinstance(getattr(cls, "kind", None), str):
         values.pop("kind", None)
-    hints = _hints(cls)
-    return cls(**{name: _restore(hints.get(name, Any), value) for name, value in values.items()})
+    for name, restore in _restorers(cls).items():
+        if name in values:
+            values[name] = restore(values[name])
+    return cls(**values)
 
 
 def message_from_plain(plain: Mapping[str, Any]) -> Message:
@@ -378,19 +380,22 @@ def message_from_plain(plain: Mapping[str, Any]) -> Message:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _restorers(cls: type) -> dict[str, Callable[[Any], Any]]:
+    """How to restore those fields of a record that are not plain already. Made once: states are read at every turn."""
+    made = {name: _restorer(hint) for name, hint in typing.get_type_hints(cls).items()}
+    return {name: restore for name, restore in made.items() if restore is not None}
 
 
-def _restore(hint: Any, value: Any) -> Any:
+def _restorer(hint: Any) -> Callable[[Any], Any] | None:
     if hint == Message:
-        return message_from_plain(value)
+        return message_from_plain
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        return tuple(value) if args[0] in (int, float, str) else tuple(_restore(args[0], item) for item in value)
+        item = _restorer(args[0])
+        return tuple if item is None else lambda value: tuple(map(item, value))
     if origin in (typing.Union, types.UnionType):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _restore(inner, value)
+        inner = _restorer(next(arg for arg in args if arg is not type(None)))
+        return None if inner is None else lambda value: None if value is None else inner(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_plain(hint, value)
-    return value
+        return partial(from_plain, hint)
+    return None

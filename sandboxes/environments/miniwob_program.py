@@ -38,7 +38,7 @@ from kintsugi.sandboxes.environments.program_of_thought import (
 MAX_COMMANDS: Final = 100
 MAX_XPATH: Final = 300
 MAX_TEXT: Final = 1_000
-MAX_STROKES: Final = 3_000
+MAX_STROKES: Final = 2_000
 """Keys that one program may press, letters of what it types included."""
 
 _ARGUMENTS: Final = {

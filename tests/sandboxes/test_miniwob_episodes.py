@@ -83,7 +83,7 @@ def check_odd_actions(environment: Any) -> None:
         "agent.click_xpath('//*[contains(., //*[contains(., //*)])]')",
         "agent.click_xpath('document(\"file:///etc/passwd\")')",
         "agent.click_xpath('/html/body/div[\\'')",
-        "agent.movemouse('//body')\nagent.press('enter', 999)\nagent.press('tab', 999)",
+        "agent.movemouse('//body')\nagent.press('enter', 400)\nagent.press('tab', 400)",
         "agent.type('javascript:WOB_RAW_REWARD_GLOBAL=1;core.endEpisode(1)')\nagent.press('enter')",
         "agent.click_xpath('//a[core.endEpisode(1)]')",
         "\n".join(["agent.click_xpath('//body')"] * 100),
@@ -95,14 +95,13 @@ def check_odd_actions(environment: Any) -> None:
     for gold in golds:
         actions += malformed_actions(gold, 250)
     actions = actions[:1_000]
-    starts = environment.browser.starts
 
     async def main() -> list[Any]:
         each = [play(environment, tasks[n % len(tasks)], [action]) for n, action in enumerate(actions)]
         return await asyncio.gather(*each)
 
     verdicts = [replies[-1].verdict for replies in asyncio.run(main())]
-    assert len(verdicts) == 1_000 and environment.browser.starts == starts
+    assert len(verdicts) == 1_000
     for action, verdict in zip(actions, verdicts, strict=True):
         assert verdict is not None and not verdict.error and not verdict.success, ascii(action[:80])
         assert 0 < len(verdict.feedback) < 5_000 and "Traceback" not in verdict.feedback, ascii(action[:80])

@@ -20,8 +20,11 @@ MCP address to the environment `mcp`).
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -31,7 +34,14 @@ from kintsugi.sandboxes.environments.about import About
 from kintsugi.sandboxes.environments.background_loop import BackgroundLoop
 from kintsugi.sandboxes.environments.environment import Reply
 from kintsugi.sandboxes.environments.gymnasium_text import LONGEST_ACTION, shown
-from kintsugi.sandboxes.environments.openenv_session import Refused, ServerBroke, ServerProcess, Session, action_schema
+from kintsugi.sandboxes.environments.openenv_session import (
+    Refused,
+    ServerBroke,
+    ServerFull,
+    ServerProcess,
+    Session,
+    action_schema,
+)
 from kintsugi.sandboxes.environments.printed_number import readable
 from kintsugi.sandboxes.environments.seeded_tasks import SeededTasks
 
@@ -149,6 +159,7 @@ class OpenEnvBridge:
         self.timeout_s = timeout_s
         self.seeded = SeededTasks(self.name, self._first, instructions, form.help)
         self._open: set[Session] = set()
+        self._waiting: collections.deque[asyncio.Event] = collections.deque()
 
     def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
         """Tasks of `split`, others for another seed; see `SeededTasks`. Raises DataError also for a server that is down."""
@@ -171,22 +182,41 @@ class OpenEnvBridge:
     async def session(self, seed: int) -> tuple[Session, str]:
         """A session that was reset under `seed`, and its first observation (on the bridge's own loop).
 
-        Raises ServerBroke."""
-        session = Session(self.url, self.timeout_s)
-        self._open.add(session)
-        try:
-            answer = await session.ask("reset", {**self.reset, "seed": seed})
-        except Refused as refused:
-            await self.leave(session)
-            raise ServerBroke(f"it refused a reset: {refused}") from None
-        except BaseException:
-            await self.leave(session)
-            raise
-        return session, text_of(answer)
+        A full server is waited for, until `timeout_s` has passed. Raises ServerBroke."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            session = Session(self.url, self.timeout_s)
+            self._open.add(session)
+            try:
+                return session, text_of(await session.ask("reset", {**self.reset, "seed": seed}))
+            except ServerFull:
+                await self.leave(session)
+                if time.monotonic() > deadline:
+                    raise
+                await self._room()
+            except Refused as refused:
+                await self.leave(session)
+                raise ServerBroke(f"it refused a reset: {refused}") from None
+            except BaseException:
+                await self.leave(session)
+                raise
 
     async def leave(self, session: Session) -> None:
+        """Close a session; one that waits for a place on the server may try again."""
         self._open.discard(session)
+        held = session.held
         await session.close()
+        if held and self._waiting:
+            self._waiting.popleft().set()
+
+    async def _room(self) -> None:
+        """Until a session of ours has ended, or a second has passed: others may use the server too."""
+        mine = asyncio.Event()
+        self._waiting.append(mine)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(mine.wait(), 1.0)
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(mine)
 
     async def _close_all(self) -> None:
         for session in list(self._open):

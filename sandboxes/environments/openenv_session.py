@@ -43,6 +43,10 @@ class ServerBroke(RuntimeError):
     """The server is down, hangs, or ended the session."""
 
 
+class ServerFull(ServerBroke):
+    """The server has no place for another session now."""
+
+
 class Session:
     """A connection, made at the first request. Belongs to one event loop."""
 
@@ -51,28 +55,30 @@ class Session:
         self._http: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether it has a connection, and so a place on the server."""
+        return self._socket is not None
+
     async def ask(self, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's answer to a "reset" or "step"; a full server is asked again. Raises Refused, ServerBroke."""
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                    answer = await self._exchange(kind, data)
-            except TimeoutError:
-                await self.close()
-                raise ServerBroke(f"no answer within {self.timeout_s:g} s") from None
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                await self.close()
-                raise ServerBroke(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
-            if answer.get("type") != "error":
-                return dict(answer.get("data") or {})
-            said = answer.get("data") or {}
-            if said.get("code") in _REFUSALS:
-                raise Refused(_objection(said))
+        """The server's answer to a "reset" or "step". Raises Refused, ServerFull and ServerBroke."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                answer = await self._exchange(kind, data)
+        except TimeoutError:
             await self.close()
-            if said.get("code") != _FULL or time.monotonic() > deadline:
-                raise ServerBroke(f"{said.get('code')}: {readable(str(said.get('message')), 200)}")
-            await asyncio.sleep(0.05)
+            raise ServerBroke(f"no answer within {self.timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            await self.close()
+            raise ServerBroke(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
+        if answer.get("type") != "error":
+            return dict(answer.get("data") or {})
+        said = answer.get("data") or {}
+        if said.get("code") in _REFUSALS:
+            raise Refused(_objection(said))
+        await self.close()
+        broke = ServerFull if said.get("code") == _FULL else ServerBroke
+        raise broke(f"{said.get('code')}: {readable(str(said.get('message')), 200)}")
 
     async def close(self) -> None:
         """End the session; harmless twice."""

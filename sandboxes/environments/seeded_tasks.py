@@ -3,7 +3,7 @@
     seeded = SeededTasks("gymnasium", first=lambda seeds: [reset(seed) for seed in seeds], instructions="", help="")
     seeded.tasks("train", wanted=20, seed=0)
 
-Which split a seed belongs to follows from its prompt's hash: train 60 %, heldout 30 %, demonstrations 10 %. Where fewer than
+Which split a seed belongs to follows from its prompt's hash: train 50 %, heldout 30 %, demonstrations 20 %. Where fewer than
 eight first observations are found among 32 seeds (what differs is hidden), games are numbered in the prompt by their seed,
 and so the number decides. A payload holds `seed`. Worlds that do not begin alike twice under one seed are refused: nothing
 could be replayed. Left out: what happens after the first observation.
@@ -18,11 +18,12 @@ from typing import Final
 from kintsugi.errors import DataError, nearest
 from kintsugi.records import Task
 
-SPLITS: Final = {"train": range(0, 60), "heldout": range(60, 90), "demonstrations": range(90, 100)}
+SPLITS: Final = {"train": range(0, 50), "heldout": range(50, 80), "demonstrations": range(80, 100)}
 _SAMPLED: Final = 32
 _FEWEST: Final = 8
 _PATIENCE: Final = 40
 _APART: Final = 1_000_000
+_REMEMBERED: Final = 5_000
 
 
 class SeededTasks:
@@ -31,6 +32,7 @@ class SeededTasks:
     def __init__(self, name: str, first: Callable[[Sequence[int]], list[str]], instructions: str, help: str) -> None:
         self.name, self.first, self.instructions, self.help = name, first, instructions, help
         self._numbered: bool | None = None
+        self._seen: dict[int, str] = {}
 
     def tasks(self, split: str, *, wanted: int, seed: int) -> list[Task]:
         """Tasks of `split`, others for another seed; fewer than `wanted` when 40 seeds a task were not enough.
@@ -44,7 +46,7 @@ class SeededTasks:
         for place in range(_PATIENCE if wanted else 0):
             start = seed * _APART + place * wanted
             seeds = range(start, start + wanted)
-            for world_seed, first in zip(seeds, self.first(seeds), strict=True):
+            for world_seed, first in zip(seeds, self._firsts(seeds), strict=True):
                 prompt = self._prompt(world_seed, first)
                 if len(tasks) < wanted and hundredth(prompt) in SPLITS[split]:
                     name, payload = f"{split}-{world_seed}", {"seed": world_seed}
@@ -52,6 +54,14 @@ class SeededTasks:
             if len(tasks) >= wanted:
                 break
         return tasks
+
+    def _firsts(self, seeds: Sequence[int]) -> list[str]:
+        """First observations, those seen before from memory: the splits go through the same seeds."""
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+        new = [seed for seed in seeds if seed not in self._seen]
+        self._seen.update(zip(new, self.first(new) if new else (), strict=True))
+        return [self._seen[seed] for seed in seeds]
 
     def _looked(self) -> bool:
         """Whether games must be numbered."""

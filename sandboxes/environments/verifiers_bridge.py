@@ -3,7 +3,7 @@
     environment = open_environment(env="my_taskset", config={"split": "train"}, gold="answer")
 
 It needs the extra `[verifiers]` (0.4, the API of `verifiers.v1`) and the taskset's own package. Tasks are the taskset's, in
-its order; which split one belongs to follows from its prompt (train 60 %, heldout 30 %, demonstrations 10 %), so that no
+its order; which split one belongs to follows from its prompt (train 50 %, heldout 30 %, demonstrations 20 %), so that no
 prompt is in two. A task's prompt is the system prompt and the user's.
 
 **Success** is a weighted sum of the task's rewards of at least `success_reward`; the verdict's reward is that sum, within 0

@@ -111,7 +111,7 @@ def test_it_conforms_with_more_worlds_than_the_server_has_places_and_leaves_noth
     before = threading.active_count()
     environment: Any = open_environment("openenv", {"command": command, "timeout_s": 60.0})
     pid = environment.process.process.pid
-    report = asyncio.run(check(environment, num_tasks=4))
+    report = asyncio.run(check(environment, num_tasks=2))
     assert report.ok, str(report)
     assert threading.active_count() == before and not Path(f"/proc/{pid}").exists()
 

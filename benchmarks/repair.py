@@ -6,9 +6,10 @@
 Runs the recipe `repair` (longer programs; repairs train the policy, fresh samples are measured only) for every seed. An
 unsolved task gets one repair after another until one is right, at most 8 (they are shorter), and, apart from them, one
 fresh sample after another until one is right, at most 4. A repair that repeats the very line objected to is drawn again, at
-most twice, and its tokens count. Printed: how often one try succeeds and the ratio, with a bootstrap over seeds and tasks;
-and how many of these tasks are rescued at equal generated tokens, and at equal processed tokens (context run through the
-model, plus generated): those of `--worth` fresh samples of the task.
+most twice, and its tokens count. Printed, with a bootstrap over seeds and tasks: how often the first repair and the first
+fresh sample of a task are right, and the same per 1,000 generated tokens; how often any try is (later ones are at harder
+tasks, and repairs go on longer); and how many of these tasks are rescued with equal tokens, those of `--worth` fresh samples
+of the task: generated ones, and processed ones (context run through the model, plus generated).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from compare import compare_recipes
 
 Try = tuple[bool, int, int]
 """(right, generated tokens, processed tokens) of one attempt."""
+KINDS = ("repair", "fresh")
 
 
 def tries(run: Path) -> dict[tuple[int, str], dict[str, list[Try]]]:
@@ -59,60 +61,54 @@ def rescued(attempts: list[Try], budget: float, tokens: int) -> bool:
 
 def measure(runs: list[Path], worth: int) -> dict[str, Any]:
     """The figures over all runs; `worth`: the token budget of a task, in fresh attempts."""
-    from kintsugi.training.intervals import rate_ratio
-
-    hits: list[tuple[int, int, int, int]] = []
-    seeds: list[int] = []
-    by_round: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    budgets: dict[str, dict[str, list[int]]] = {name: {"repair": [], "fresh": []} for name in ("generated", "processed")}
-    groups: list[int] = []
-    for number, run in enumerate(runs):
-        found = tries(run)
-        for (round_number, _), both in found.items():
-            row = [count for kind in ("repair", "fresh") for count in (sum(t[0] for t in both[kind]), len(both[kind]))]
-            hits.append((row[0], row[1], row[2], row[3]))
-            seeds.append(number)
-            by_round[round_number] = [a + b for a, b in zip(by_round[round_number], row, strict=True)]
-        for index, name in enumerate(("generated", "processed"), start=1):
-            for both in found.values():
-                budget = worth * mean(t[index] for t in both["fresh"])  # the task's own: long ones need more
-                for kind in ("repair", "fresh"):
-                    budgets[name][kind].append(int(rescued(both[kind], budget, index)))
-        groups += [number] * len(found)
-    columns = list(zip(*hits, strict=True))
-    single = rate_ratio(*map(list, columns), groups=seeds)
-    ones = [1] * len(groups)
+    found = [(number, key, both) for number, run in enumerate(runs) for key, both in tries(run).items()]
+    seeds = [number for number, _, _ in found]
     result: dict[str, Any] = {
         "seeds": len(runs),
-        "unsolved_tasks": len(hits),
-        "repairs": sum(columns[1]),
-        "repair_success": sum(columns[0]) / sum(columns[1]),
-        "fresh_success": sum(columns[2]) / sum(columns[3]),
-        "ratio": [single.ratio, single.low, single.high],
-        "by_round": {n: {"repair": r[0] / r[1], "fresh": r[2] / r[3]} for n, r in sorted(by_round.items())},
+        "unsolved_tasks": len(found),
+        "repairs": sum(len(both["repair"]) for _, _, both in found),
+        "first_by_round": {},
     }
-    for name, kinds in budgets.items():
-        gap = rate_ratio(kinds["repair"], ones, kinds["fresh"], ones, groups=groups)
-        result[f"rescued_at_equal_{name}_tokens"] = {
-            "repair": mean(kinds["repair"]), "fresh": mean(kinds["fresh"]), "ratio": [gap.ratio, gap.low, gap.high]
-        }  # fmt: skip
+    for number in sorted({key[0] for _, key, _ in found}):
+        firsts = [both for _, key, both in found if key[0] == number]
+        result["first_by_round"][number] = {kind: mean(one[kind][0][0] for one in firsts) for kind in KINDS}
+
+    def compare(name: str, counts: dict[str, list[tuple[float, float]]]) -> None:
+        """counts: (right, out of) a task, by kind."""
+        from kintsugi.training.intervals import rate_ratio
+
+        columns = [[pair[part] for pair in counts[kind]] for kind in KINDS for part in (0, 1)]
+        gap = rate_ratio(*columns, groups=seeds)
+        rates = {kind: sum(p[0] for p in counts[kind]) / sum(p[1] for p in counts[kind]) for kind in KINDS}
+        result[name] = {**rates, "ratio": [gap.ratio, gap.low, gap.high]}
+
+    each = {kind: [both[kind] for _, _, both in found] for kind in KINDS}
+    compare("first_try", {kind: [(one[0][0], 1) for one in each[kind]] for kind in KINDS})
+    compare("first_try_per_1000_tokens", {kind: [(one[0][0], one[0][1] / 1000) for one in each[kind]] for kind in KINDS})
+    compare("any_try", {kind: [(sum(t[0] for t in one), len(one)) for one in each[kind]] for kind in KINDS})
+    for index, name in enumerate(("generated", "processed"), start=1):
+        budgets = [worth * mean(t[index] for t in both["fresh"]) for _, _, both in found]  # long tasks need more
+        right = {
+            kind: [(rescued(one, budget, index), 1) for one, budget in zip(each[kind], budgets, strict=True)]
+            for kind in KINDS
+        }
+        compare(f"rescued_at_equal_{name}_tokens", right)
     return result
 
 
 def table(found: dict[str, Any]) -> str:
     """The figures for people."""
-    ratio = "{:.2f} [{:.2f}, {:.2f}]".format
-    rounds = " · ".join(f"{100 * r['repair']:.1f}/{100 * r['fresh']:.1f}" for r in found["by_round"].values())
     lines = [
         f"{found['seeds']} seeds, {found['unsolved_tasks']} unsolved tasks, {found['repairs']} repairs",
-        f"{'':34}{'repair':>8}{'fresh':>8}  ratio, 95 %",
-        f"{'success of one try':34}{found['repair_success']:>8.1%}{found['fresh_success']:>8.1%}  {ratio(*found['ratio'])}",
+        f"{'':42}{'repair':>8}{'fresh':>8}  ratio, 95 %",
     ]
-    for name in ("generated", "processed"):
-        one = found[f"rescued_at_equal_{name}_tokens"]
-        label = f"rescued at equal {name} tokens"
-        lines.append(f"{label:34}{one['repair']:>8.1%}{one['fresh']:>8.1%}  {ratio(*one['ratio'])}")
-    return "\n".join([*lines, f"repair/fresh by round, %: {rounds}"])
+    for name, one in found.items():
+        if isinstance(one, dict) and "ratio" in one:
+            form = "{:8.2f}" if "per_1000" in name else "{:8.1%}"
+            rates = "".join(form.format(one[kind]) for kind in KINDS)
+            lines.append(f"{name.replace('_', ' '):42}{rates}  {'{:.2f} [{:.2f}, {:.2f}]'.format(*one['ratio'])}")
+    rounds = " · ".join(f"{100 * r['repair']:.1f}/{100 * r['fresh']:.1f}" for r in found["first_by_round"].values())
+    return "\n".join([*lines, f"first try by round, repair/fresh, %: {rounds}"])
 
 
 def main() -> None:

@@ -23,6 +23,13 @@ from kintsugi.agents.policies.policy import ChatMessage, Request
 from kintsugi.errors import PolicyError
 
 _PROBE = "an answer nobody gave"
+_TURNS = (
+    ("user", "a question"),
+    ("assistant", f"<think>\na thought\n</think>\n\n{_PROBE}"),
+    ("user", "another question"),
+    ("assistant", "another answer"),
+)
+"""A chat of two answers, the first with a thought: what templates that rewrite earlier text take away."""
 _MEND = "Use a template that writes every answer right after the generation prompt and never changes earlier text."
 
 Chat = tuple[tuple[str, str], ...]
@@ -35,8 +42,9 @@ class ChatTokens:
     tokenizer: a Hugging Face tokenizer with a chat template.
     end_of_turn: the text that ends an answer, one special token (`<|im_end|>`, `</s>`); end_of_turn_ids: its id.
 
-    Raises PolicyError when there is no template, when it ends an answer with anything but a special token, or when the
-    tokenizer puts a space before every text that it encodes (answers could not be joined to their context).
+    Raises PolicyError when there is no template, when it changes answers or drops earlier ones (or their thoughts), when it
+    ends an answer with anything but a special token, or when the tokenizer puts a space before every text that it encodes
+    (answers could not be joined to their context).
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -50,6 +58,7 @@ class ChatTokens:
         self._encode = lru_cache(maxsize=16384)(self._encode_now)
         self._render = lru_cache(maxsize=4096)(self._render_now)
         self.end_of_turn, self.end_of_turn_ids = self._find_end_of_turn()
+        self._pieces(_TURNS, generation_prompt=False)  # refuses here, not in the second turn of an episode
         joined = self.decode((*self._encode("a"), *self._encode("b")))
         if joined != "ab":
             raise PolicyError(
@@ -153,6 +162,11 @@ class ChatTokens:
 
     def _find_end_of_turn(self) -> tuple[str, tuple[int, ...]]:
         text = self._render((("user", "a question"), ("assistant", _PROBE)), False)
+        if _PROBE not in text:
+            raise PolicyError(
+                f"The chat template cannot be trained on: it does not keep an answer as answered: expected {_PROBE!r} in "
+                f"what it writes, found {text[-80:]!r}. {_MEND}"
+            )
         tail = text.rpartition(_PROBE)[2]
         ids = self._encode(tail)
         special = set(self.tokenizer.all_special_ids) | set(getattr(self.tokenizer, "added_tokens_decoder", {}))

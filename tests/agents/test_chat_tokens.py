@@ -139,14 +139,41 @@ def test_sampled_ids_are_kept_even_when_text_would_tokenise_otherwise() -> None:
     assert chat.decode(ids[len(prior) + 1 :]) == "to<act>"
 
 
-def test_templates_that_change_earlier_text_are_refused() -> None:
-    thinking = as_messages(("user", "q"), ("assistant", "<think>hm</think>a"), ("user", "r"))
-    with pytest.raises(PolicyError, match=r"message 1 .*Use a template"):
-        ChatTokens(tokenizer(FORGETFUL)).context(Request(messages=thinking))
-    plain = as_messages(("user", "q"), ("assistant", "a"), ("user", "r"))
-    assert ChatTokens(tokenizer(FORGETFUL)).context(Request(messages=plain))
-    with pytest.raises(PolicyError, match=r"before message 1 \(assistant\) changes"):
-        ChatTokens(tokenizer(REORDERING)).row(plain)
+SHOUTING = CHATML.replace("m['content']", "(m['content'] | upper if m['role'] == 'assistant' else m['content'])")
+THOUGHTLESS = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+LAST_ONLY = (
+    "{% set s = namespace(at=0) %}{% for m in messages %}{% if m['role'] == 'user' %}{% set s.at = loop.index0 %}{% endif %}"
+    "{% endfor %}{% for m in messages[s.at:] %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+UNSTABLE = {
+    "forgetful": (FORGETFUL, r"does not keep message 1 \(assistant\) as answered"),
+    "reordering": (REORDERING, r"text before message 1 \(assistant\) changes"),
+    "shouting": (SHOUTING, r"does not keep an answer as answered: expected 'an answer nobody gave'"),
+    "thoughtless": (THOUGHTLESS, r"does not keep message 1 \(assistant\) as answered"),
+    "last only": (LAST_ONLY, r"text before message 1 \(assistant\) changes"),
+}
+
+
+@pytest.mark.parametrize("name", UNSTABLE)
+def test_templates_that_change_what_was_said_are_refused_at_once(name: str) -> None:
+    """When the tokenizer is loaded, not in the second turn of somebody's episode."""
+    template, told = UNSTABLE[name]
+    with pytest.raises(PolicyError, match=told) as caught:
+        ChatTokens(tokenizer(template))
+    assert str(caught.value).endswith("never changes earlier text.") and "\n" not in str(caught.value)
+
+
+def test_templates_with_rules_of_their_own_are_taken() -> None:
+    """Roles that must alternate, no system message: such a template changes nothing that was said."""
+    alternating = (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + LLAMA
+    )
+    chat = ChatTokens(tokenizer(alternating))
+    assert chat.end_of_turn == "<|eot|>"
+    with pytest.raises(PolicyError, match="roles must alternate"):
+        chat.context(Request(messages=as_messages(("user", "a"), ("user", "b"))))
 
 
 @pytest.mark.parametrize("first_only", [False, True])

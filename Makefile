@@ -31,7 +31,7 @@ $(ENGINE): $(READY)  # for the tests alone: where no wheels are cached it is com
 	@touch $(ENGINE)
 
 demo: $(READY)  ## make a small model measurably better, and draw how
-	$(BIN)/kintsugi train demo --out $(OUT)
+	@if [ -e $(OUT)/run.json ]; then $(BIN)/kintsugi train --resume $(OUT); else $(BIN)/kintsugi train demo --out $(OUT); fi
 
 demo-seeds: $(READY)  ## the same with three seeds, and the table with intervals
 	$(BIN)/python benchmarks/demo.py --seeds $(SEEDS)

@@ -20,7 +20,7 @@ from kintsugi.errors import ConfigError, nearest
 class StrictConfig(BaseModel):
     """A frozen config whose unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=StrictConfig)

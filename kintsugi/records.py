@@ -381,9 +381,9 @@ def message_from_plain(plain: Mapping[str, Any]) -> Message:
 
 @cache
 def _restorers(cls: type) -> dict[str, Callable[[Any], Any]]:
-    """How to restore those fields of a record that are not plain already. Made once: states are read at every turn."""
-    made = {name: _restorer(hint) for name, hint in typing.get_type_hints(cls).items()}
-    return {name: restore for name, restore in made.items() if restore is not None}
+    """How to restore the fields that are not plain already; made once, for states are read at every turn."""
+    hints = typing.get_type_hints(cls)
+    return {name: restore for name, hint in hints.items() if (restore := _restorer(hint)) is not None}
 
 
 def _restorer(hint: Any) -> Callable[[Any], Any] | None:
@@ -396,6 +396,4 @@ def _restorer(hint: Any) -> Callable[[Any], Any] | None:
     if origin in (typing.Union, types.UnionType):
         inner = _restorer(next(arg for arg in args if arg is not type(None)))
         return None if inner is None else lambda value: None if value is None else inner(value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return partial(from_plain, hint)
-    return None
+    return partial(from_plain, hint) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None

@@ -73,7 +73,7 @@ class Exploration:
         found: list[Episode] = []
         for number, wave in enumerate(waves(tasks, per_wave)):
             # Whole waves alone: end at the boundary that is nearest to the budget, going by the waves so far.
-            if budget is not None and number and generated(found) * (1 + 0.5 / number) > budget:
+            if budget is not None and number and generated(found, before=AGAIN) * (1 + 0.5 / number) > budget:
                 break
             plans = [self.plan(task, sample) for task in wave for sample in range(self.recipe.explore.k)]
             known = self.ledger.has_episodes([plan.episode_id for plan in plans])

@@ -2,8 +2,7 @@
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") orthogonalises each matrix's momentum;
 with the update scaled to AdamW's root mean square (Liu et al. 2025, arXiv 2502.16982) both sides share one learning rate
-schedule. A small model made from scratch reaches in a third of the steps what AdamW alone does (`benchmarks/README.md`).
-Chosen by `learn.optimizer = "muon"`; both halves are torch's own.
+schedule. Chosen by `learn.optimizer = "muon"`, for models made from scratch; both halves are torch's own.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from kintsugi.graphs.round_graph import RoundState, run_rounds
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
 from kintsugi.training.casting import Troupe
+from kintsugi.training.gate import GateConfig
 from kintsugi.training.recipe import Recipe
 from kintsugi.training.run_folder import RunFolder
 from kintsugi.training.stages import Stages
@@ -194,11 +195,17 @@ def plan_text(recipe: Recipe) -> str:
         *_repair_plan(recipe),
         f"  select    {recipe.select.memory}, ranked by {recipe.select.rank}",
         f"  learn     {recipe.learn.loss} from the {recipe.learn_init} policy, {steps} steps{_replay_plan(recipe)}",
-        f"  promote   {recipe.gate.rule}",
+        f"  promote   {recipe.gate.rule}{_gate_plan(recipe.gate)}",
     ]
     if recipe.control.enabled:
         lines.append("Beside it, a control: the same optimizer steps on the demonstrations alone.")
     return "\n".join(lines)
+
+
+def _gate_plan(gate: GateConfig) -> str:
+    if gate.rule == "not_worse" and gate.max_drop:
+        return f" by more than {100 * gate.max_drop:g} points of held-out success"
+    return f" (paired, p <= {gate.alpha:g})" if gate.rule == "better" else ""
 
 
 def _repair_plan(recipe: Recipe) -> list[str]:

@@ -1,7 +1,6 @@
 """A run folder that explains itself, and the only code that knows its layout.
 
     RUN/run.json         what this is: name, resolved recipe, seed, versions of packages, commit, machine
-    RUN/recipe.toml      the resolved recipe, ready to be run again
     RUN/ledger.sqlite    every task, episode, dataset row, checkpoint, evaluation
     RUN/rounds.sqlite    LangGraph checkpoints of the round graph
     RUN/policies/VERSION the checkpoints, as Hugging Face folders

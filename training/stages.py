@@ -14,7 +14,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +154,7 @@ class Stages:
         rows = await self.lessons().of_round(number, trajectories, selection)
         if not rows:
             self.run.record("select", round=number, rows=0)
-            self.watch.warn(
-                f"round {number}  nothing to learn from: no attempt succeeded, so nothing is trained. Give an easier "
-                "task or a better start policy, or raise explore.k"
-            )
+            self.watch.warn(f"round {number}  {nothing_to_learn(trajectories.values(), recipe)}")
             return {"datasets": {}}
         hashes = {}
         for target, made in {"main": rows, "control": await self.lessons().of_control(number)}.items():
@@ -262,8 +259,9 @@ class Stages:
         return version, state["versions"][version]
 
     def _previous_control(self, state: RoundState) -> tuple[str, str]:
-        before = f"control-{state['round'] - 1}"
-        version = before if before in state["versions"] and self.recipe.learn_init != "base" else START
+        """The last control there is (a round without rows trains none), or the start."""
+        rounds = [] if self.recipe.learn_init == "base" else range(state["round"] - 1, 0, -1)
+        version = next((name for n in rounds if (name := f"control-{n}") in state["versions"]), START)
         return version, state["versions"][version]
 
     async def learn_version(
@@ -352,6 +350,20 @@ class Stages:
         if self._stopped.is_set():
             raise RuntimeError("the run was interrupted")
         self.watch.advance(note=f"loss {loss:.3f}")
+
+
+def nothing_to_learn(trajectories: Iterable[Trajectory], recipe: Recipe) -> str:
+    """Why a round trains nothing, and what to do."""
+    tried = list(trajectories)
+    right = sum(one.success for one in tried)
+    why = "nothing to learn from, so nothing is trained: "
+    if not right:
+        return why + "no attempt succeeded. Give an easier task or a better start policy, or raise explore.k"
+    if right == len(tried):
+        return why + "every attempt succeeded. Give harder tasks"
+    if recipe.learn.loss == "dpo":
+        return why + "no right attempt stands beside a wrong one of its task. Raise explore.k, or learn.loss = \"sft\""
+    return why + f"the selection keeps none of {right} right attempts of {len(tried)}. Loosen [select]"
 
 
 def _apart(stage: Stage) -> Stage:

@@ -39,9 +39,9 @@ class RepairConfig(StrictConfig):
     words: Literal["policy", "notes"] = "policy"
     redraws: int = Field(default=2, ge=0)
     rounds: int = Field(default=1, ge=0)
-    budget: int = Field(default=4, ge=0)
+    budget: int = Field(default=4, ge=0, lt=1000)
     fresh: Literal["none", "pooled", "measured"] = "none"
-    fresh_budget: int | None = Field(default=None, ge=0)
+    fresh_budget: int | None = Field(default=None, ge=0, lt=1000)
 
     @model_validator(mode="after")
     def _fits(self) -> RepairConfig:

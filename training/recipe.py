@@ -84,6 +84,12 @@ class WarmStartConfig(StrictConfig):
     high: float = Field(default=0.45, ge=0, le=1)
     learn: LearnConfig = LearnConfig()
 
+    @model_validator(mode="after")
+    def _band(self) -> WarmStartConfig:
+        if self.low > self.high:
+            raise ValueError(f"warm_start.low ({self.low:g}) of at most warm_start.high ({self.high:g})")
+        return self
+
     @property
     def steps(self) -> int:
         """Optimizer steps of all phases that count them."""
@@ -96,7 +102,7 @@ class ExploreConfig(StrictConfig):
     rounds use the few-shot prompt (ENVISIONS: 1), later ones none."""
 
     tasks: int = Field(default=250, ge=1)
-    k: int = Field(default=5, ge=1)
+    k: int = Field(default=5, ge=1, lt=1000)
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=128, ge=1)

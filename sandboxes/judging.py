@@ -328,8 +328,10 @@ class Text:
             {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
             for tree in trees[1:]
         ]
-        # `assert sum(10, 15) == 6` tests a program's own `sum`: nothing else in it could be the program's.
-        self.shared = own if any(own & called for called in calls) or not calls else own | set.intersection(*calls) - bound
+        # `assert sum(10, 15) == 6` tests a program's own `sum`, where nothing else in any of the tests could be the
+        # program's; in `assert abs(area(2) - 3) < 1` and `assert abs(result - 3) < 1` it would be a forged `abs`.
+        shadowing = set.intersection(*calls) - bound if calls and not own else set()
+        self.shared = own | shadowing if len(shadowing) == 1 else own
         classes = {name for tree in trees for node in ast.walk(tree) for name in _as_class(node)} & own
         self.alone = f"the tests need the program's {', '.join(sorted(classes))} itself" if classes else ""
 

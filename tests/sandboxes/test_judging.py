@@ -121,6 +121,22 @@ def test_names_belong_to_whom_they_should(sandbox: LocalSandbox) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        ("result = 0\nabs = lambda x: 0", "assert abs(result - 3.14159) < 1e-3"),
+        ("class solver:\n    area = lambda x: 0\nabs = lambda x: 0", "assert abs(solver.area(2) - 12.566) < 1e-3"),
+        ("answer = 'no'\nisinstance = lambda *a: True", "assert isinstance(answer, int)"),
+        ("total = 0\nround = lambda *a: 3.14", "assert round(total, 2) == 3.14"),
+        ("abs = lambda x: 0\ndef sum(a, b): return 99", "assert abs(sum(1, 2) - 3) < 1e-3"),
+    ],
+)
+def test_builtins_are_the_tests_own(sandbox: LocalSandbox, code: str, test: str) -> None:
+    """Also where every test calls one and none calls a name of the program."""
+    result = sandbox.run_tests(code, [test])
+    assert (result.passed, result.judging) == (0, "two processes"), result
+
+
+@pytest.mark.parametrize(
     ("code", "test", "reason"),
     [
         ("def f(g): return g(2)", "assert f(lambda x: x + 1) == 3", "hand over a function"),

@@ -157,11 +157,11 @@ def _extras() -> Iterator[Finding]:
 
 
 def _langgraph_studio() -> Finding:
-    """Its server for `langgraph.json`; no extra of ours, as its licence is not an open one."""
+    """Its server for `langgraph.json`."""
     known = _version("langgraph-cli")
     if known is not None and _version("langgraph-api") is not None:
         return Finding(what="langgraph studio", state="ok", found=f"langgraph-cli {known}: langgraph dev")
-    mend = 'pip install "langgraph-cli[inmem]" (Elastic License 2.0), then, in a checkout: langgraph dev'
+    mend = 'in its own venv: pip install "kintsugi-agents[studio]" (Elastic License 2.0), then in a checkout: langgraph dev'
     return Finding(what="langgraph studio", state="none", found="no server for langgraph.json", mend=mend)
 
 

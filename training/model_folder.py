@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kintsugi.agents.policies.weight_loading import loading
 from kintsugi.errors import ConfigError, PolicyError
 from kintsugi.records import content_hash
 from kintsugi.training.learn_config import LearnConfig, LoraSettings
@@ -61,11 +62,13 @@ def load_trainable(model: Path | str, config: LearnConfig, base: str | None = No
     source = base or adapter_base(model) if adapter else str(model)
     weights = load_weights(source, packing=config.packing, half=config.lora is not None and runs_bf16(config))
     if adapter and config.lora is not None:
-        weights = PeftModel.from_pretrained(weights, str(model), is_trainable=True)
+        with loading(str(model)):
+            weights = PeftModel.from_pretrained(weights, str(model), is_trainable=True)
         _check_same(weights.peft_config["default"], config.lora, model)
         weights.peft_config["default"].base_model_name_or_path = _lasting(source)
     elif adapter:
-        weights = PeftModel.from_pretrained(weights, str(model)).merge_and_unload().requires_grad_(True)
+        with loading(str(model)):
+            weights = PeftModel.from_pretrained(weights, str(model)).merge_and_unload().requires_grad_(True)
     elif config.lora is not None:
         weights = get_peft_model(weights, _peft_config(config.lora))
         weights.peft_config["default"].base_model_name_or_path = _lasting(base or source)
@@ -73,7 +76,9 @@ def load_trainable(model: Path | str, config: LearnConfig, base: str | None = No
 
 
 def load_weights(source: str, *, packing: bool = False, half: bool = False) -> Any:
-    """A causal language model in float32 (`half`: bfloat16), with packed attention where asked for and possible."""
+    """A causal language model in float32 (`half`: bfloat16), with packed attention where asked for and possible.
+
+    Raises PolicyError for a missing model or a damaged file."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -82,7 +87,8 @@ def load_weights(source: str, *, packing: bool = False, half: bool = False) -> A
         if packing and fits_packed_attention(AutoConfig.from_pretrained(source)):
             attention["attn_implementation"] = register_packed_attention()
         dtype = torch.bfloat16 if half else torch.float32
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **attention)
+        with loading(source):
+            return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **attention)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise PolicyError(f"expected a model folder or hub name, found {source}: {reason} Check the path.") from error
@@ -114,7 +120,8 @@ def merge_adapter(adapter: Path | str, out: Path, base: str | None = None) -> Pa
 
     with replacing(out) as partial, quiet():
         weights = load_weights(base or adapter_base(adapter))
-        merged = PeftModel.from_pretrained(weights, str(adapter)).merge_and_unload()
+        with loading(str(adapter)):
+            merged = PeftModel.from_pretrained(weights, str(adapter)).merge_and_unload()
         save_trained(merged, AutoTokenizer.from_pretrained(str(adapter)), partial)
     return out
 

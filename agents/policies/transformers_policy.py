@@ -26,6 +26,7 @@ from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.batch_decoder import BatchDecoder, Row
 from kintsugi.agents.policies.batch_queue import Batching, BatchQueue, Ticket
 from kintsugi.agents.policies.policy import Completion, Request
+from kintsugi.agents.policies.weight_loading import loading
 from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -308,6 +309,11 @@ def _find(path: str, adapter: str | None) -> _Sources:
         return _Sources(base=base, adapter=str(folder), tokenizer=str(folder) if own else base)
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():
         raise PolicyError(f'No adapter in "{adapter}": expected a folder with adapter_config.json.')
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise PolicyError(
+            f'expected a model in "{path}", found neither config.json nor adapter_config.json there: give a folder that '
+            "save_pretrained wrote, such as policies/start of a run."
+        )
     source = str(folder) if folder.is_dir() else path
     return _Sources(base=source, adapter=adapter or "", tokenizer=source)
 
@@ -318,6 +324,11 @@ def _load_tokenizer(source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
+        if Path(source).is_dir() and not list(Path(source).glob("tokenizer*")):
+            raise PolicyError(
+                f'expected a tokenizer in "{source}", found no tokenizer.json or tokenizer_config.json there: call '
+                "tokenizer.save_pretrained on that folder."
+            ) from error
         raise PolicyError(f'No tokenizer could be loaded from "{source}": {_first_line(error)}') from error
 
 
@@ -329,7 +340,8 @@ def _load_model(sources: _Sources, dtype: str) -> Any:
     if Path(sources.base).is_dir():
         logging.disable_progress_bar()  # worth seeing for a download, not for a file that is read in a moment
     try:
-        model = AutoModelForCausalLM.from_pretrained(sources.base, dtype=dtype)
+        with loading(sources.base):
+            model = AutoModelForCausalLM.from_pretrained(sources.base, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f'No model could be loaded from "{sources.base}": {_first_line(error)}') from error
     finally:
@@ -340,7 +352,8 @@ def _load_model(sources: _Sources, dtype: str) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, sources.adapter).merge_and_unload()
+        with loading(sources.adapter):
+            return PeftModel.from_pretrained(model, sources.adapter).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         what = f'The adapter "{sources.adapter}" does not fit "{sources.base}"'
         raise PolicyError(f"{what}: {_first_line(error)}") from error

@@ -239,8 +239,38 @@ def test_what_cannot_be_opened_says_so(folder: Path, tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match="repeatable"):
         open_policy(str(folder), batching="never")  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PolicyError, match="empty"):
+    with pytest.raises(PolicyError, match=r"empty.*neither config.json nor adapter_config.json") as caught:
         open_policy(str(tmp_path / "empty"))
+    assert "\n" not in str(caught.value)
+    mute = Path(shutil.copytree(folder, tmp_path / "no_tokenizer"))
+    for file in mute.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(PolicyError, match=r"no_tokenizer.*found no tokenizer.json"):
+        open_policy(str(mute))
+
+
+def test_cut_off_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    """Of a model, of an adapter, and when they are to be taken by a policy that is open."""
+    import peft
+
+    cut = Path(shutil.copytree(folder, tmp_path / "cut")) / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    told = "model.safetensors.*1,000 bytes, cut off or damaged.*restore the file from a copy"
+    with pytest.raises(PolicyError, match=told) as caught:
+        open_policy(str(cut.parent))
+    assert "\n" not in str(caught.value) and str(cut) in str(caught.value)
+
+    async def reload(policy: TransformersPolicy) -> None:
+        with pytest.raises(PolicyError, match=told):
+            await policy.reload(str(cut.parent))
+
+    _with(open_policy(str(folder)), reload)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    settings = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(PolicyError, match=r"adapter_model.safetensors.*0 bytes"):
+        open_policy(str(folder), adapter=str(tmp_path / "adapter"))
 
 
 def _with(policy: TransformersPolicy, body: Any) -> None:

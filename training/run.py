@@ -146,7 +146,7 @@ def _result(run: RunFolder, ledger: Ledger, run_id: str, state: RoundState) -> R
     return RunResult(
         folder=run.path,
         champion=champion,
-        champion_folder=_found(run.path, state["versions"][champion]),
+        champion_folder=run.weights(state["versions"][champion]),
         success_rates=rates,
     )
 
@@ -174,12 +174,7 @@ def champion_of(folder: Path) -> Path:
         raise RunError(
             f"{run.metrics_file} promotes {promoted[-1]}, which the ledger does not know: restore both from a copy"
         )
-    return _found(folder, known[promoted[-1]])
-
-
-def _found(folder: Path, path: str) -> Path:
-    """A version's folder: in the run (which may have been moved), or a model folder or hub name that it began with."""
-    return folder / path if (folder / path).exists() else Path(path)
+    return run.weights(known[promoted[-1]])
 
 
 def plan_text(recipe: Recipe) -> str:

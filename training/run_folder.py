@@ -98,6 +98,18 @@ class RunFolder:
     def policy(self, policy_version: str) -> Path:
         return self.policies / policy_version
 
+    def weights(self, path: str) -> Path:
+        """Where a version's weights lie: in the run (which may have been moved), or a model folder or hub name that it began
+        with, as it is. One of the run's own that is gone is a RunError."""
+        inside = self.path / path
+        if inside.exists():
+            return inside
+        if Path(path).parts[:1] == (self.policies.name,):
+            raise RunError(
+                f"expected the weights {path} in {self.path}, found none: restore that folder from a copy or begin a new run"
+            )
+        return Path(path)
+
     def record(self, kind: str, **values: Any) -> None:
         """Add a line to metrics.jsonl, replacing the line of the same kind, round, arm and stage, if any: a stage that
         is repeated after a kill leaves one line."""
@@ -121,7 +133,7 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     half = path.with_name(f".{path.name}.half")
-    with half.open("w", encoding="utf-8") as file:
+    with half.open("w", encoding="utf-8", errors="replace") as file:  # an answer may hold half a character
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -241,9 +241,8 @@ class Stages:
         return self._at(start.path)
 
     def _at(self, folder: str) -> str:
-        """A version's folder as a path that opens: relative ones lie in the run, which may have been moved."""
-        inside = self.run.path / folder
-        return str(inside) if inside.exists() else folder
+        """A version's folder as a path that opens; one that is gone is a RunError."""
+        return str(self.run.weights(folder))
 
     def _copy_in(self, folder: Path) -> None:
         """The warm start into the run, so that the run is whole by itself."""

@@ -287,6 +287,14 @@ def test_damaged_metrics(refused: Any, copy: Path) -> None:
     refused(["eval", copy, "--quiet"], 8, "metrics.jsonl cannot be read", "restore it")
 
 
+def test_weights_that_are_gone(refused: Any, copy: Path) -> None:
+    """A version of the run is no hub name: nobody asks a network for it, and a finished run does not name it as a result."""
+    shutil.rmtree(copy / "policies")
+    told = ("expected the weights policies/round-", "found none", "restore that folder from a copy")
+    refused(["eval", copy, "--quiet"], 8, *told)
+    refused(["train", "--resume", copy, "--quiet"], 8, *told)
+
+
 def test_two_at_once(refused: Any, copy: Path) -> None:
     import fcntl
 

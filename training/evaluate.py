@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 from kintsugi.agents.policies.policy import Policy
+from kintsugi.errors import SandboxError
 from kintsugi.ledger import Ledger
-from kintsugi.records import Evaluation, content_hash
+from kintsugi.records import Evaluation, Verdict, content_hash
 from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans
@@ -37,7 +38,8 @@ def evaluate(
     """Greedy pass@1 on the recipe's held-out tasks, and pass@k where `evaluate.samples` > 0.
 
     model: a Hugging Face folder or hub name, instead of the recipe's. policy, environment: given objects, left open.
-    few_shot: use the prompt's examples (for models that were not trained on the task). Raises KintsugiError.
+    few_shot: use the prompt's examples (for models that were not trained on the task). Raises KintsugiError; a SandboxError
+    when every task was lost to the environment, so that there is nothing to take a share of.
     """
     if model:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(model)})})
@@ -73,6 +75,13 @@ async def _evaluate(
         sampled = found[1] if len(found) > 1 else []
         result = evaluation_of(found[0], sampled, arm="main", ks=settings.pass_k if sampled else (), **common)
         ledger.add_evaluation(result)
+        if result.errors and not result.outcomes:
+            last = found[0][0].trajectories[-1].messages[-1]
+            why = last.error if isinstance(last, Verdict) else ""
+            raise SandboxError(
+                f"all {result.errors} tasks were lost to errors of {recipe.environment.name}, so nothing was measured (the "
+                f"first: {' '.join(why.split())[:200]}): mend that, or look at one with --ledger and kintsugi episodes"
+            )
         return result
     finally:
         watch.close()

@@ -180,7 +180,7 @@ class EndpointPolicy:
                     f"{len(logprobs)}: pass logprobs=false, or update the server."
                 )
             message = choice.get("message") or {}
-            text, _ = cut_at_stop(message.get("content") or "", request.sampling.stop)
+            text, _ = cut_at_stop(_text(message.get("content"), self._client.shown_url), request.sampling.stop)
             if self._tools is not None:
                 text = self._tools.text(text, openai_calls(message))
             completions.append(
@@ -276,6 +276,18 @@ def _choices(reply: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             f"speaks the OpenAI protocol."
         )
     return choices
+
+
+def _text(content: Any, where: str) -> str:
+    """A message's text: as it is, none, or in parts, which some servers give."""
+    parts = content if isinstance(content, list) else [] if content is None else [content]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts]
+    if all(isinstance(text, str) for text in texts):
+        return "".join(texts)
+    raise PolicyError(
+        f"expected a text as the content of an answer of {where}, found {str(content)[:80]!r}: take a model that answers "
+        "in text, or check that the server speaks the OpenAI protocol."
+    )
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:

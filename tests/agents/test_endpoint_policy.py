@@ -166,6 +166,14 @@ def test_the_servers_wait_is_kept(handled: Any, monkeypatch: pytest.MonkeyPatch)
     assert [wait for wait in waits if wait] == [7, 7]
 
 
+def test_content_in_parts_is_joined(handled: Any) -> None:
+    """As some servers give it; no content at all is an empty answer."""
+    parts = [{"type": "text", "text": "a = 1\n"}, {"type": "text", "text": "print(a)"}]
+    for content, text in ((parts, "a = 1\nprint(a)"), ([], ""), (None, "")):
+        with handled(chat(lambda *_, content=content: {"choices": [{"message": {"content": content}}]})) as url:
+            assert [answer.text for answer in ask(url)] == [text]
+
+
 def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     wrong: dict[str, Any] = {
@@ -174,6 +182,8 @@ def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) 
         "list": (200, "[1]"),
         "empty": {"object": "list"},
         "request": (400, json.dumps({"detail": [{"msg": "no such option"}]})),
+        "image": {"choices": [{"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}}]},
+        "number": {"choices": [{"message": {"content": 7}}]},
         "uneven": {**reply("hi", token_ids=[1, 2], logprobs={"content": [{"logprob": -1.0}]})},
     }
     expected = {
@@ -182,6 +192,8 @@ def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) 
         "list": "expected a JSON object",
         "empty": "expected choices in the answer",
         "request": "no such option",
+        "image": "expected a text as the content of an answer",
+        "number": "found '7'",
         "uneven": "expected a log-probability for each of 2 tokens",
     }
     for kind, said in expected.items():

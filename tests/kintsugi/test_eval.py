@@ -49,6 +49,23 @@ def test_the_recipes_own_model(measured: Callable[..., Said], tmp_path: Path) ->
     assert code == 0 and json.loads(out)["success_rate"] == 3 / 4, err
 
 
+def test_all_tasks_lost(measured: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that breaks on every task: no figure, one sentence that says why, and an exit code."""
+    from kintsugi.graphs.worlds import WorldBroke, Worlds
+
+    async def act(self: Worlds, *_: object) -> None:
+        raise WorldBroke("the desk\nis on fire")
+
+    monkeypatch.setattr(Worlds, "act", act)
+    (tmp_path / "script.jsonl").write_text(
+        "".join(json.dumps({"prompt": task.prompt, "answers": "x"}) + "\n" for task, _ in held_out("demo", 2))
+    )
+    options = f'model.options={{path="{tmp_path / "script.jsonl"}"}}'
+    code, out, err = measured("--recipe", "demo", "evaluate.tasks=2", "model.kind=scripted", options)
+    assert (code, out) == (7, "") and len(err.splitlines()) == 1
+    assert err.startswith("error: all 2 tasks were lost to errors of word_problems") and "the desk is on fire" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -195,6 +195,7 @@ class ChatTokens:
     def _encode_now(self, text: str) -> tuple[int, ...]:
         if not text:
             return ()
+        text = text.encode(errors="replace").decode()  # half a character, which JSON can say and tokenizers refuse
         with self._lock:
             return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 

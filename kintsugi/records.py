@@ -40,7 +40,7 @@ R = TypeVar("R")
 def content_hash(value: Any) -> str:
     """SHA-256 (first 16 hex digits) of a value's canonical JSON."""
     text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]  # JSON may say half a character
 
 
 @dataclass(frozen=True, kw_only=True)

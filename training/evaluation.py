@@ -23,7 +23,7 @@ OnDone = Callable[[Episode], None]
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from anything printable; the same on every machine."""
     text = ":".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
 def evaluation_plans(

@@ -87,7 +87,7 @@ def show_episode(
             _print_attempt(console, trajectory)
         for trajectory in episode.trajectories[-1:]:  # the last attempt's lineage has those that it repairs
             console.rule("lineage", align="left", style="dim")
-            console.print(Text(ledger.lineage(trajectory.id).text()), soft_wrap=False)
+            console.print(Text(_whole(ledger.lineage(trajectory.id).text())), soft_wrap=False)
 
 
 @app.command("export", epilog="Example: kintsugi episodes export runs/demo dpo pairs.jsonl --round 2")
@@ -112,7 +112,7 @@ def export_rows(
         asked = load_recipe(recipe) if recipe is not None else recipe_beside(ledger)
         number = export(ledger, kind, out, saw_gold=saw_gold, recipe=asked, **filters)
     if asked is None and kind != "trajectories":
-        told = "note: no recipe lies beside this ledger, so its rows ask in the environment's words alone: --recipe names one"
+        told = "note: no recipe lies beside this ledger, so rows ask in the environment's words alone: --recipe names one"
         typer.echo(told, err=True)
     typer.echo(json.dumps({"kind": kind, "path": out, "rows": number}) if as_json else f"{number} {kind} rows → {out}")
 
@@ -228,10 +228,16 @@ def _print_message(console: Console, message: Message, turn: int) -> None:
 def _block(console: Console, title: str, text: str, colour: str, given: int = 0) -> None:
     """A coloured title and the text below it, indented; the first `given` characters (not sampled) dimmed.
 
-    Control characters are drawn, not obeyed: what a model writes must not drive the reader's terminal."""
-    console.print(Text(title, style=colour))
+    Control characters are drawn, not obeyed: what a model writes must not drive the reader's terminal. Half characters
+    (lone surrogates, which JSON can say and no terminal can show) become question marks."""
+    text = _whole(text)
+    console.print(Text(_whole(title), style=colour))
     if text:
         body = Text("".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text))
         body.stylize("dim", 0, given)
         for line in body.split("\n"):
             console.print(Text("  ") + line)
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()

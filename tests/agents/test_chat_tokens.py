@@ -164,6 +164,11 @@ def test_templates_that_change_what_was_said_are_refused_at_once(name: str) -> N
     assert str(caught.value).endswith("never changes earlier text.") and "\n" not in str(caught.value)
 
 
+def test_half_characters_become_tokens_too() -> None:
+    chat = ChatTokens(tokenizer(CHATML))
+    assert chat.completion_ids("a \ud800") == chat.completion_ids("a ?")
+
+
 def test_templates_with_rules_of_their_own_are_taken() -> None:
     """Roles that must alternate, no system message: such a template changes nothing that was said."""
     alternating = (

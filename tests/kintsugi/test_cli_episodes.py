@@ -87,6 +87,21 @@ def test_show_prints_what_a_model_wrote_as_it_is(run: str) -> None:
     assert "\x1b[2J" not in text
 
 
+def test_half_characters_are_shown_and_exported(tmp_path: Path) -> None:
+    """JSON can say a lone surrogate, so a server's answer can hold one; no terminal can show it."""
+    said = "half a \ud800 character"
+    with Ledger.open(tmp_path / "run") as ledger:
+        ledger.add_tasks([make_task(0)])
+        ledger.commit_episodes([make_episode(0, stops=("failure",), first_text=said)])
+    text = shown("show", str(tmp_path / "run"), "e0")
+    assert "half a ? character" in text
+    plain = json.loads(call("show", str(tmp_path / "run"), "e0", "--json").output)
+    assert said in json.dumps(plain, ensure_ascii=False)
+    out = tmp_path / "rows.jsonl"
+    assert "1 trajectories rows" in call("export", str(tmp_path / "run"), "trajectories", str(out)).output
+    assert "half a" in out.read_text(encoding="utf-8")
+
+
 def test_show_as_json(run: str) -> None:
     plain = json.loads(call("show", run, "e1-0001", "--json").output)
     assert from_plain(Episode, plain) == make_episode(1, round=1)

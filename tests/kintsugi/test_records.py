@@ -235,3 +235,9 @@ def test_what_a_trajectory_tells() -> None:
     twice = COST + COST
     assert twice == Cost(generated_tokens=4, processed_tokens=10, seconds=1.0, executions=2)
     assert ALL[-1].success_rate == 0.5 and dataclasses.replace(ALL[-1], outcomes={}).success_rate == 0.0
+
+
+def test_half_characters_have_a_hash() -> None:
+    """A server's JSON may hold a lone surrogate; all other texts keep the hash they had."""
+    assert content_hash("\ud800") != content_hash("\ud801")
+    assert content_hash({"a": "é 你"}) == "9c52c7cdfda12961"

@@ -1,9 +1,10 @@
 """The program's side of a worker's fork: runs it as __main__, says what became of each test, ends like an interpreter.
 
     Child(request, say).main()                          # never returns
+    Candidate(request, link).main()                     # the same, but answers a judge instead of seeing its tests
 
 Travels beside `worker.py`; standard library only. Leaves out: confinement, which is complete before this begins, and
-tests in a process of their own (`judging.py`).
+the judge, which has the tests in a process of its own (`judging.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import traceback
 import types
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from frames import Gone, Link
+from plain_data import from_wire, to_wire
 
 Say = Callable[[list[Any]], None]
 
@@ -94,6 +98,90 @@ class Child:
 
         atexit._run_exitfuncs()
         return 0 if flush() and not code else code or 120
+
+
+class Candidate(Child):
+    """Runs the program, then answers: get NAME, call, read and set attributes, items, length, iteration."""
+
+    def __init__(self, request: dict[str, Any], link: Link) -> None:
+        super().__init__(request, None)
+        self.link = link
+        self.held: list[Any] = []
+        self.numbers: dict[int, int] = {}
+
+    def execute(self) -> None:
+        self.link.send("hello")
+        self.link.receive()  # the judge has its tests: from here on nothing of them can be met
+        self.names = self.load()
+        kinds = {
+            name: value.__name__ if type(value) is types.ModuleType else ""
+            for name, value in list(self.names.items())
+            if type(name) is str and not name.startswith("__")
+        }
+        flush()
+        self.link.send(kinds)
+        while True:
+            try:
+                message = self.link.receive()
+            except Gone:
+                return
+            try:
+                answer = self.answer(*message)
+            except Gone:
+                return
+            except BaseException as error:  # exiting too: the judge fails the test that called
+                answer = ["raise", type(error).__name__, self._last_line(error)]
+            flush()
+            self.link.send(answer)
+
+    def answer(self, verb: str, subject: Any, arguments: Any) -> list[Any]:
+        if verb == "get":
+            return ["value", self.wire(self.names[subject])]
+        target = self.held[subject]
+        if verb == "call":
+            return self.called(target, *arguments)
+        given = from_wire(arguments, self.thing)
+        if verb == "read":
+            return ["value", self.wire(getattr(target, given))]
+        if verb == "set":
+            setattr(target, *given)
+            return ["value", None]
+        if verb == "item":
+            return ["value", self.wire(target[given])]
+        if verb in ("len", "bool"):
+            return ["value", len(target) if verb == "len" else bool(target)]
+        if verb == "iter":
+            return ["value", self.handle(iter(target))]
+        return ["value", self.wire(next(target))]
+
+    def called(self, target: Any, positional: list[Any], named: dict[str, Any]) -> list[Any]:
+        """The result, and what became of arguments that can change: the caller's own are changed likewise."""
+        values = [from_wire(wire, self.thing) for wire in positional]
+        result = target(*values, **{name: from_wire(wire, self.thing) for name, wire in named.items()})
+        changed: dict[int, Any] = {}
+        for index, value in enumerate(values):
+            if type(value) in (list, dict, set, bytearray) and (wire := self.wire(value)) != positional[index]:
+                changed[index] = wire
+        return ["value", self.wire(result), changed]
+
+    def wire(self, value: Any) -> Any:
+        return to_wire(value, self.handle)
+
+    def handle(self, value: Any) -> list[Any]:
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = len(self.held)
+            self.held.append(value)  # held for good, so that its id is no other's
+        return ["handle", self.numbers[id(value)]]
+
+    def thing(self, wire: list[Any]) -> Any:
+        return self.held[wire[1]]
+
+    def _last_line(self, error: BaseException) -> str:
+        try:
+            text = traceback.format_exception_only(error)[-1].strip()
+        except BaseException:  # its own __str__ may do anything
+            text = type(error).__name__
+        return text.partition(": ")[2][:2000]
 
 
 def outcome(test: str, index: int, names: dict[str, Any], through: tuple[type[BaseException], ...] = ()) -> str | None:

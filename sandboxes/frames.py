@@ -1,6 +1,7 @@
-"""Frames over a descriptor: four bytes of length (big-endian), then a JSON object. The worker's end of the line.
+"""Frames: four bytes of length (big-endian), then JSON. The worker's end of the line, and the line of a judging pair.
 
     request = read_frame(0); write_frame(1, answer)
+    link = Link(descriptor); link.send([1]); link.receive()      # judge and candidate, over a socket pair
 
 Travels beside `worker.py`; standard library only. Leaves out: the launcher's end (`worker_pool.py`), which must not
 trust a length.
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import Any
+
+LARGEST = 1 << 26
 
 
 def read_frame(descriptor: int) -> dict[str, Any] | None:
@@ -36,3 +40,41 @@ def write_frame(descriptor: int, message: dict[str, Any]) -> None:
     view = memoryview(len(body).to_bytes(4, "big") + body)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+class Gone(BaseException):
+    """The other process has ended. Not an Exception, so that no test catches it."""
+
+
+class Link:
+    """JSON messages over a stream socket, each after four bytes of length."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.socket = socket.socket(fileno=descriptor)
+
+    def send(self, message: Any) -> None:
+        body = json.dumps(message).encode()
+        try:
+            self.socket.sendall(len(body).to_bytes(4, "big") + body)
+        except OSError as error:
+            raise Gone(str(error)) from error
+
+    def receive(self) -> Any:
+        """The next message. ValueError, RecursionError: it is none."""
+        length = int.from_bytes(self._exactly(4), "big")
+        if length > LARGEST:
+            raise Gone(f"a message of {length} bytes")
+        return json.loads(self._exactly(length))
+
+    def _exactly(self, count: int) -> bytes:
+        parts: list[bytes] = []
+        while count:
+            try:
+                part = self.socket.recv(min(count, 1 << 20))
+            except OSError as error:
+                raise Gone(str(error)) from error
+            if not part:
+                raise Gone("it ended")
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)

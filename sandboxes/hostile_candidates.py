@@ -110,4 +110,19 @@ class B(BaseException):
 def f(x): raise B()
 g = f
 """)
+) + tuple(
+    Hostile(name=name, kind="verdicts", guarantee="verdicts", code=code, tests=tests)
+    for name, tests, code in (
+        ("forges_a_builtin", ("assert abs(result - 3.14159) < 1e-3",), "result = 0\nabs = lambda x: 0"),
+        (
+            "forges_a_builtin_of_its_object",
+            ("assert abs(solver.area(2) - 12.566) < 1e-3",),
+            "class solver:\n    area = lambda x: 0\nabs = lambda x: 0",
+        ),
+        (
+            "asks_for_one_process",
+            ("assert f(reversed(g(3))) == 2", "assert f(g(1)) == 3"),
+            "class E:\n    def __eq__(self, o): return True\ndef f(x): return E()\ndef g(n): return {n: n}",
+        ),
+    )
 )

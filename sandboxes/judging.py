@@ -8,7 +8,9 @@ crosses as a handle: it can be called, iterated, its attributes read and set, an
 `setup` defines and what Python's builtins are called belongs to the tests, whatever the program defines. Where tests
 need the program's objects themselves (a class to catch or to inherit from, a function of theirs handed over), `judge`
 says ["alone", reason]: such tests run in the program's process. That is decided by the tests' text alone, which the
-program cannot change. Travels beside `worker.py`; standard library only. Leaves out: confinement of both processes.
+program cannot change: whatever else cannot cross, such as an object that came of what the program returned, fails its
+test. `Candidate` is in `child.py`. Travels beside `worker.py`; standard library only. Leaves out: confinement of both
+processes.
 """
 
 from __future__ import annotations
@@ -16,22 +18,16 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import json
-import socket
 import sys
 import traceback
 import types
 from collections.abc import Iterator
 from typing import Any
 
-from child import Child, Say, compiled, flush, outcome
-from plain_data import from_wire, to_wire
-
-LARGEST = 1 << 26
-
-
-class Gone(BaseException):
-    """The other process has ended. Not an Exception, so that no test catches it."""
+from child import Candidate as Candidate
+from child import Say, compiled, outcome
+from frames import Gone, Link
+from plain_data import Handed, from_wire, to_wire
 
 
 class CannotSend(BaseException):
@@ -40,130 +36,6 @@ class CannotSend(BaseException):
 
 class ProgramRaised(Exception):
     """The program raised something of its own."""
-
-
-class Link:
-    """JSON messages over a stream socket, each after four bytes of length."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.socket = socket.socket(fileno=descriptor)
-
-    def send(self, message: Any) -> None:
-        body = json.dumps(message).encode()
-        try:
-            self.socket.sendall(len(body).to_bytes(4, "big") + body)
-        except OSError as error:
-            raise Gone(str(error)) from error
-
-    def receive(self) -> Any:
-        """The next message. ValueError, RecursionError: it is none."""
-        length = int.from_bytes(self._exactly(4), "big")
-        if length > LARGEST:
-            raise Gone(f"a message of {length} bytes")
-        return json.loads(self._exactly(length))
-
-    def _exactly(self, count: int) -> bytes:
-        parts: list[bytes] = []
-        while count:
-            try:
-                part = self.socket.recv(min(count, 1 << 20))
-            except OSError as error:
-                raise Gone(str(error)) from error
-            if not part:
-                raise Gone("it ended")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-
-# The program's side ---------------------------------------------------------------------------------------------------
-
-
-class Candidate(Child):
-    """Runs the program, then answers: get NAME, call, read and set attributes, items, length, iteration."""
-
-    def __init__(self, request: dict[str, Any], link: Link) -> None:
-        super().__init__(request, None)
-        self.link = link
-        self.held: list[Any] = []
-        self.numbers: dict[int, int] = {}
-
-    def execute(self) -> None:
-        self.link.send("hello")
-        self.link.receive()  # the judge has its tests: from here on nothing of them can be met
-        self.names = self.load()
-        kinds = {
-            name: value.__name__ if type(value) is types.ModuleType else ""
-            for name, value in list(self.names.items())
-            if type(name) is str and not name.startswith("__")
-        }
-        flush()
-        self.link.send(kinds)
-        while True:
-            try:
-                message = self.link.receive()
-            except Gone:
-                return
-            try:
-                answer = self.answer(*message)
-            except Gone:
-                return
-            except BaseException as error:  # exiting too: the judge fails the test that called
-                answer = ["raise", type(error).__name__, self._last_line(error)]
-            flush()
-            self.link.send(answer)
-
-    def answer(self, verb: str, subject: Any, arguments: Any) -> list[Any]:
-        if verb == "get":
-            return ["value", self.wire(self.names[subject])]
-        target = self.held[subject]
-        if verb == "call":
-            return self.called(target, *arguments)
-        given = from_wire(arguments, self.thing)
-        if verb == "read":
-            return ["value", self.wire(getattr(target, given))]
-        if verb == "set":
-            setattr(target, *given)
-            return ["value", None]
-        if verb == "item":
-            return ["value", self.wire(target[given])]
-        if verb in ("len", "bool"):
-            return ["value", len(target) if verb == "len" else bool(target)]
-        if verb == "iter":
-            return ["value", self.handle(iter(target))]
-        return ["value", self.wire(next(target))]
-
-    def called(self, target: Any, positional: list[Any], named: dict[str, Any]) -> list[Any]:
-        """The result, and what became of arguments that can change: the caller's own are changed likewise."""
-        values = [from_wire(wire, self.thing) for wire in positional]
-        result = target(*values, **{name: from_wire(wire, self.thing) for name, wire in named.items()})
-        changed: dict[int, Any] = {}
-        for index, value in enumerate(values):
-            if type(value) in (list, dict, set, bytearray) and (wire := self.wire(value)) != positional[index]:
-                changed[index] = wire
-        return ["value", self.wire(result), changed]
-
-    def wire(self, value: Any) -> Any:
-        return to_wire(value, self.handle)
-
-    def handle(self, value: Any) -> list[Any]:
-        if id(value) not in self.numbers:
-            self.numbers[id(value)] = len(self.held)
-            self.held.append(value)  # held for good, so that its id is no other's
-        return ["handle", self.numbers[id(value)]]
-
-    def thing(self, wire: list[Any]) -> Any:
-        return self.held[wire[1]]
-
-    def _last_line(self, error: BaseException) -> str:
-        try:
-            text = traceback.format_exception_only(error)[-1].strip()
-        except BaseException:  # its own __str__ may do anything
-            text = type(error).__name__
-        return text.partition(": ")[2][:2000]
-
-
-# The tests' side ------------------------------------------------------------------------------------------------------
 
 
 class Asker:
@@ -199,8 +71,13 @@ class Asker:
     def _hand_over(self, value: Any) -> Any:
         if type(value) is Remote:
             return ["handle", value._number]
-        self.cannot = f"the tests hand over a {type(value).__name__}"
+        self.cannot = f"the test hands over a {type(value).__name__}, which does not cross to the program's process"
         raise CannotSend(self.cannot)
+
+    def could_not(self) -> str:
+        """What could not be sent since this was asked last, or ""."""
+        found, self.cannot = self.cannot, ""
+        return found
 
     def _remote(self, wire: Any) -> Remote:
         kind, number = wire
@@ -285,14 +162,10 @@ def judge(setup: str, tests: list[str], link: Link, say: Say) -> None:
                 say([index, names])
         else:
             for index, test in enumerate(tests):
-                error = outcome(test, index, names, through=(Gone, CannotSend))
-                if asker.cannot:
-                    raise CannotSend(asker.cannot)
-                say([index, error])
+                error = outcome(test, index, names, through=(Gone,))
+                say([index, asker.could_not() or error])
     except Gone:
         say(["gone"])
-    except CannotSend as error:
-        say(["alone", str(error)])
 
 
 def _names(setup: str, shared: set[str], kinds: dict[str, Any], asker: Asker) -> dict[str, Any] | str:
@@ -302,9 +175,9 @@ def _names(setup: str, shared: set[str], kinds: dict[str, Any], asker: Asker) ->
         names[name] = _module(name, kinds[name]) or asker.ask("get", name)
     try:
         exec(compiled(setup, "setup.py"), names)
-    except Exception as error:
-        return f"setup: {traceback.format_exception_only(error)[-1].strip()}"
-    return names
+    except (Exception, CannotSend) as error:
+        return f"setup: {asker.could_not() or traceback.format_exception_only(error)[-1].strip()}"
+    return names if not (cannot := asker.could_not()) else f"setup: {cannot}"
 
 
 def _module(name: str, claimed: Any) -> types.ModuleType | None:
@@ -320,9 +193,9 @@ class Text:
 
     def __init__(self, setup: str, tests: list[str]) -> None:
         trees = [tree for source in (setup, *tests) if (tree := _parsed(source)) is not None]
-        bound = {name for tree in trees for node in ast.walk(tree) for name in _binds(node)}
-        used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        foreign = used - bound
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        bound = {name for node in nodes for name in _binds(node)}
+        foreign = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
         own = foreign - set(dir(builtins))
         calls = [
             {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -332,8 +205,12 @@ class Text:
         # program's; in `assert abs(area(2) - 3) < 1` and `assert abs(result - 3) < 1` it would be a forged `abs`.
         shadowing = set.intersection(*calls) - bound if calls and not own else set()
         self.shared = own | shadowing if len(shadowing) == 1 else own
-        classes = {name for tree in trees for node in ast.walk(tree) for name in _as_class(node)} & own
-        self.alone = f"the tests need the program's {', '.join(sorted(classes))} itself" if classes else ""
+        classes = {name for node in nodes for name in _as_class(node)} & own
+        if classes:
+            self.alone = f"the tests need the program's {', '.join(sorted(classes))} itself"
+        else:
+            handed = Handed(nodes, self.shared, bound).to_program()
+            self.alone = f"the tests hand over {handed}" if handed else ""
 
 
 def _parsed(source: str) -> ast.Module | None:
@@ -360,6 +237,8 @@ def _as_class(node: ast.AST) -> list[str]:
         places = [node.type]
     elif isinstance(node, ast.ClassDef):
         places = [*node.bases]
+    elif isinstance(node, ast.MatchClass):
+        places = [node.cls]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
         places = [*node.args[1:2]]
     return [one.id for place in places if place for one in ast.walk(place) if isinstance(one, ast.Name)]

@@ -9,6 +9,8 @@ import collections
 import datetime
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.sandboxes import worker_pool
 from kintsugi.sandboxes.local_sandbox import LocalSandbox
 from kintsugi.sandboxes.plain_data import from_wire, to_wire
 from kintsugi.sandboxes.sandbox import Limits, TestResult
@@ -47,7 +50,7 @@ def refused(value: Any) -> Any:
         (), {1, "a"}, frozenset({(1, 2)}), {1: {"a": [None]}}, {(1, 2): 3}, range(1, 9, 2), Decimal("1.10"), Fraction(1, 3),
         datetime.date(2024, 2, 29), datetime.datetime(2024, 1, 1, 1, 2, 3, tzinfo=datetime.UTC),
         collections.Counter("abca"), collections.OrderedDict(b=1, a=2), collections.deque([1, 2]),
-        collections.defaultdict(list, {1: [2]}),
+        collections.defaultdict(list, {1: [2]}), datetime.timedelta(-1, 2, 3), slice(1, None, 2), {1: "a"}.items(),
     ],
     ids=repr,
 )  # fmt: skip
@@ -165,6 +168,66 @@ def test_a_program_cannot_ask_for_one_process(sandbox: LocalSandbox) -> None:
             f"{odd}def f(x):\n    {body}", ["assert f(f(1)) == 1", "try:\n    f(1)\nexcept Exception:\n    pass"]
         )
         assert result.judging == "two processes" and result.run.status != "sandbox_failed", (body, result)
+
+
+YES = r"""
+f(lambda x: x)                          | def g(x): return x\nf(g)            | class A: pass\nf(A())
+h = lambda x: x\nf(x=[h])              | f(int)                                | f(len)
+import math\nf(math.sqrt)              | from operator import add\nf(add, 1)  | def check(c, g): c(g)\ncheck(f, lambda: 1)
+def check(c): c(lambda: 1)\ncheck(f)   | seen = []\nf(seen.append)            | s = Solver()\ns.run(lambda x: x)
+@memo\ndef k(x): return x              | s = Solver()\ns.back = lambda: 1     | f(x for x in [1])
+import io\nf(io.StringIO('x'))         | import re\nf(re.compile('x'))        | for op in (max, min):\n    f(op)
+def gen():\n    yield 1\nf(gen())     | import numpy as np\nf(np.array([1])) | f({'a': lambda: 1}['a'])
+"""
+NO = r"""
+f(3)                                    | sorted(f(3), key=lambda x: x)         | sum(x for x in f(3))
+import math\nf(math.pi)                | x = f(3)\nx.sort(key=lambda y: -y)   | f(g(3) - g(1))
+f(reversed(g(3)))                       | isinstance(answer, int)               | import random\nf(random.random())
+def run(x): return x\nf(run(3))        | f(map(lambda x: x, [1]))              | f(list(x for x in [1]))
+d = {}\nd['k'] = lambda: 1\nf(1)      | f(g)                                  | f(sorted([1], key=lambda x: x))
+def a(n): return b(n)\ndef b(n): return a(n)\nf(a(3))                         | from decimal import Decimal\nf(Decimal('1'))
+import pytest\nwith pytest.raises(ValueError):\n    f(1)
+"""
+
+
+def texts(table: str) -> list[str]:
+    return [cell.strip().replace(r"\n", "\n") for line in table.strip().splitlines() for cell in line.split(" | ")]
+
+
+def test_the_text_alone_tells_what_only_one_process_can_hand_over() -> None:
+    finder = (
+        "import json, sys\nsys.path.insert(0, sys.argv[1])\nfrom judging import Text\n"
+        "print(json.dumps([Text('', [text]).alone for text in json.load(sys.stdin)]))"
+    )
+    asked = [*texts(YES), *texts(NO)]
+    folder = str(Path(worker_pool.__file__).parent)  # as the worker imports it: these files travel
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", finder, folder], input=json.dumps(asked), capture_output=True, text=True, check=True
+    )
+    alone = dict(zip(asked, json.loads(found.stdout), strict=True))
+    assert [text for text in texts(YES) if not alone[text]] == []
+    assert [text for text in texts(NO) if alone[text]] == []
+
+
+def test_what_cannot_cross_by_the_programs_doing_fails_its_test(sandbox: LocalSandbox) -> None:
+    """What a program returns must not bring its tests into its own process: there its objects could equal everything."""
+    forger = "import datetime\nclass E:\n    def __eq__(self, other): return True\ndef f(x): return E()\n"
+    moments = "def g(n): return datetime.datetime(2024, 1, n)"
+    for more, tests in (
+        (moments, ["assert f(g(3) - g(1)) == 2"]),
+        ("def g(n): return {n: n}", ["assert f(reversed(g(3))) == 2", "assert f(1) == 3"]),
+        ("def g(n): return {n: n}", ["try:\n    f(reversed(g(3)))\nexcept BaseException:\n    pass"]),
+        ("answer = 'no'\nisinstance = lambda *a: True", ["assert isinstance(answer, int)", "assert f(1) == 3"]),
+    ):
+        result = sandbox.run_tests(forger + more, tests)
+        assert (result.passed, result.judging, result.run.status) == (0, "two processes", "ok"), (tests, result)
+    assert "dict_reversekeyiterator" in sandbox.run_tests(
+        forger + "def g(n): return {n: n}", ["x = f(reversed(g(3)))"]
+    ).failures[0].error
+    honest = "import datetime\ndef f(x): return x.days\n" + moments
+    passes(sandbox.run_tests(honest, ["assert f(g(3) - g(1)) == 2"]))
+    late = sandbox.run_tests(forger + "def g(n): return {n: n}", ["assert 1"], setup="x = f(reversed(g(3)))")
+    assert late.passed == 0 and late.failures[0].error.startswith("setup: ") and late.judging == "two processes"
 
 
 def test_ends_are_told_apart(sandbox: LocalSandbox) -> None:

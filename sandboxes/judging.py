@@ -144,7 +144,11 @@ def _overwrite(old: Any, new: Any) -> None:
 
 
 def judge(setup: str, tests: list[str], link: Link, say: Say) -> None:
-    """Run the tests and say [index, error or None] for each, ["alone", reason] or, when the program ended, ["gone"]."""
+    """Run the tests and say [index, error or None] for each, ["alone", reason] or, when the program ended, ["gone"].
+
+    Says ["heard"] first: a judge that was killed without it may have left a part of its tests on the worker's line.
+    """
+    say(["heard"])
     try:
         if link.receive() != "hello":
             return

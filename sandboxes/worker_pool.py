@@ -267,6 +267,9 @@ class WorkerPool(ABC):
                     worker = worker or self._start()
                     answer = worker.ask(frames, SLOW_MACHINE * frames[0]["limits"]["wall_s"] + GRACE_S)
                     if answer["status"] != "sandbox_failed":
+                        if len(frames) > 1 and ["heard"] not in answer["tests"]:
+                            self._retire(worker)  # its next request would begin in the middle of these tests
+                            worker = None
                         break
                     raise WorkerFailed(f"the program was not started: {answer['stderr'][-2000:]}")
                 except (WorkerFailed, OSError) as error:

@@ -281,7 +281,7 @@ def _choices(reply: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 def _text(content: Any, where: str) -> str:
     """A message's text: as it is, none, or in parts, which some servers give."""
     parts = content if isinstance(content, list) else [] if content is None else [content]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts]
+    texts: list[Any] = [one.get("text") if isinstance(one, dict) and one.get("type") == "text" else one for one in parts]
     if all(isinstance(text, str) for text in texts):
         return "".join(texts)
     raise PolicyError(

@@ -16,15 +16,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import struct
 import sys
 from typing import NamedTuple
 
 NAMESPACES = "namespaces+landlock+seccomp"
 RUNGS = (NAMESPACES, "landlock+seccomp", "rlimits")
-LIMITS_HOLD = (
-    "wall_time", "cpu_time", "memory", "output", "processes", "files_size", "clean_environment", "clean_state",
-)  # fmt: skip
+LIMITS_HOLD = ("wall_time", "output", "processes", "clean_environment", "clean_state")
+SUMS_HOLD = ("cpu_time", "memory", "files_size")  # over several processes: a system call may hide some of it
 ISOLATION_HOLDS = ("network", "host_reads", "host_writes", "host_processes", "kernel_surface")
 CONTAINER_HOLDS = ("host_reads", "host_writes", "host_processes")  # by the engine alone, before Landlock and seccomp
 
@@ -74,20 +74,25 @@ reboot:169:142 swapon:167:224 swapoff:168:225 sethostname:170:161 setdomainname:
 clock_settime:227:112 clock_adjtime:305:266 adjtimex:159:171 acct:163:89 quotactl:179:60 quotactl_fd:443:443
 syslog:103:116 vhangup:153:58 iopl:172:0 ioperm:173:0 modify_ldt:154:0
 open_by_handle_at:304:265 name_to_handle_at:303:264 fanotify_init:300:262 inotify_init:253:0 inotify_init1:294:26
-shmget:29:194 msgget:68:186 semget:64:190 mq_open:240:180 memfd_create:319:279 memfd_secret:447:447
+shmget:29:194 shmat:30:196 shmctl:31:195 msgget:68:186 msgsnd:69:189 msgrcv:70:188 msgctl:71:187 semget:64:190
+semop:65:193 semctl:66:191 semtimedop:220:192 mq_open:240:180 mq_unlink:241:181 memfd_create:319:279
+memfd_secret:447:447 sendmsg:46:211 sendmmsg:307:269
 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setscheduler:144:119 sched_setparam:142:118
 sched_setattr:314:274 process_madvise:440:440 process_mrelease:448:448 move_pages:279:239 migrate_pages:256:238
 mbind:237:235 personality:135:92 uselib:134:0 lookup_dcookie:212:18 pidfd_send_signal:424:424
 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240 tkill:200:130
 """
-# Landlock does not guard owners, modes, times and attributes: refused where files of the caller's uid can be seen.
-_METADATA = """
-chmod:90:0 fchmod:91:52 fchmodat:268:53 chown:92:0 fchown:93:55 lchown:94:0 fchownat:260:54 setxattr:188:5
-lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16 utime:132:0 utimes:235:0
-futimesat:261:0 utimensat:280:88 truncate:76:45
+# Landlock does not guard owners, modes, times and attributes. Owners and modes are refused where files of the caller's
+# uid can be seen, the others where any file of the host can: they may be open to all.
+_OWNERS = "chmod:90:0 fchmod:91:52 fchmodat:268:53 chown:92:0 fchown:93:55 lchown:94:0 fchownat:260:54"
+_TIMES = """
+setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16 utime:132:0
+utimes:235:0 futimesat:261:0 utimensat:280:88
 """
+_TRUNCATE = "truncate:76:45"  # which Landlock guards from its third version on
 _JUDGED = """
-clone:56:220 clone3:435:435 socketpair:53:199 prctl:157:167 prlimit64:302:261 kill:62:129 tgkill:234:131 fcntl:72:25
+clone:56:220 clone3:435:435 socketpair:53:199 setsockopt:54:208 prctl:157:167 prlimit64:302:261 rt_sigaction:13:134
+kill:62:129 tgkill:234:131 fcntl:72:25 ioctl:16:29 open:2:0 openat:257:56 openat2:437:437
 """
 _LAST_KNOWN = 450  # a system call newer than this table is answered "not implemented"
 _EPERM, _ENOSYS = 1, 38
@@ -147,36 +152,58 @@ def _numbers(table: str, column: int) -> dict[str, int]:
     return {row[0]: int(row[1 + column]) for row in rows if int(row[1 + column])}
 
 
-def _filter(*, own_files: bool, signals_scoped: bool, pid: int) -> bytes:
-    """The seccomp program: refuse the tables above, judge a few calls by an argument, allow the rest.
+def _filter(refused: str, *, signals_scoped: bool, truncate_guarded: bool, pid: int) -> bytes:
+    """The seccomp program: refuse the tables `refused`, judge a few calls by an argument, allow the rest.
 
-    Where Landlock cannot keep signals inside, kill reaches only the program's first process and its group.
+    Where Landlock cannot keep signals inside, kill reaches only the program's first process and its group; where it does
+    not guard truncation, no file is cut by opening it for reading.
     """
     column, arch = _MACHINES[platform.machine()]
     allow, refuse, missing = (_return(code) for code in (0x7FFF0000, 0x50000 | _EPERM, 0x50000 | _ENOSYS))
     judged = _numbers(_JUDGED, column)
     code = [_load(4), _jump(0x15, arch, 1, 0), _return(0x80000000), _load(0), _jump(0x25, _LAST_KNOWN, 0, 1), missing]
+
+    def unless(offset: int, *values: int) -> list[bytes]:  # refuse where the argument is one of these
+        count = len(values)
+        tests = [_jump(0x15, value, count - 1 - place, int(place == count - 1)) for place, value in enumerate(values)]
+        return [_load(offset), *tests, refuse, allow]
+
     blocks = {
         "clone": [_load(16), _jump(0x45, _NAMESPACE_FLAGS, 0, 1), refuse, allow],
         "clone3": [missing],  # its flags lie behind a pointer; libc then falls back to clone
-        "socketpair": [_load(16), _jump(0x15, 1, 1, 0), refuse, allow],  # AF_UNIX, which asyncio needs
-        "prctl": [_load(16), _jump(0x15, PR_SET_PDEATHSIG, 0, 1), refuse, allow],
+        # AF_UNIX, which asyncio needs, and streams only: a datagram socket can send to any address
+        "socketpair": [
+            _load(16), _jump(0x15, 1, 0, 3), _load(24), _and(0xF), _jump(0x15, 1, 1, 0), refuse, allow,
+        ],
+        # SOL_SOCKET: the sizes of buffers, forced or not, which are the kernel's memory
+        "setsockopt": [_load(24), _jump(0x15, 1, 1, 0), allow, *unless(32, 7, 8, 32, 33)],
+        "prctl": unless(16, PR_SET_PDEATHSIG, PR_SET_DUMPABLE),
         "prlimit64": [_load(16), _jump(0x15, 0, 1, 0), refuse, allow],  # pid 0: itself
-    }
+        "rt_sigaction": unless(16, 17),  # SIGCHLD: with it ignored, the CPU time of children is counted nowhere
+        "fcntl": unless(24, 1031),  # F_SETPIPE_SZ
+    }  # fmt: skip
     if not signals_scoped:
         own = [_load(16), _jump(0x15, pid, 2, 0), _jump(0x15, 0, 1, 0), refuse, allow]
-        owner = [_load(24), _jump(0x15, 8, 2, 0), _jump(0x15, 10, 1, 0), _jump(0x15, 15, 0, 1), refuse, allow]
-        blocks |= {"kill": own, "tgkill": own, "fcntl": owner}  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+        blocks |= {"kill": own, "tgkill": own, "fcntl": unless(24, 1031, 8, 10, 15)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+        blocks["ioctl"] = unless(24, 0x8901, 0x8902, 0x5452)  # FIOSETOWN, SIOCSPGRP, FIOASYNC
+    if not truncate_guarded:
+        # O_TRUNC where the mode is neither to write nor to read and write
+        cut = [_and(0x203), _jump(0x15, 0x200, 1, 0), _jump(0x15, 0x203, 0, 1), refuse, allow]
+        blocks |= {"open": [_load(24), *cut], "openat": [_load(32), *cut], "openat2": [missing]}
     for name, block in blocks.items():
-        code += [_jump(0x15, judged[name], 0, len(block)), *block]
-    refused = _numbers(_REFUSED + ("" if own_files else _METADATA), column)
-    for number in refused.values():
+        if name in judged:
+            code += [_jump(0x15, judged[name], 0, len(block)), *block]
+    for number in _numbers(refused, column).values():
         code += [_jump(0x15, number, 0, 1), refuse]
     return b"".join([*code, allow])
 
 
 def _load(offset: int) -> bytes:
     return struct.pack("=HBBI", 0x20, 0, 0, offset)
+
+
+def _and(mask: int) -> bytes:
+    return struct.pack("=HBBI", 0x54, 0, 0, mask)
 
 
 def _jump(operation: int, value: int, if_true: int, if_false: int) -> bytes:
@@ -196,23 +223,30 @@ class Confinement:
 
     def __init__(self, rung: str, ground: Ground, uid: int | None) -> None:
         self.rung, self.uid, self.ground, self._ruleset = rung, uid, ground, -1
-        self._signals_scoped, self._code = False, b""
-        # Where the root is read-only and not the host's, owners and modes of what can be seen are the program's.
-        self._own_files = uid is not None or rung == NAMESPACES or ground.container
+        self._version, self._code = 0, b""
+        self.sums_seen = False
+        """Whether what a program holds can be counted: its descriptors must be seen."""
+        # Where the root is read-only and not the host's, owners, modes and times of what can be seen are the program's.
+        self._own_root = rung == NAMESPACES or ground.container
         if rung != "rlimits":
-            version = landlock_version()
-            if version < 1 or platform.machine() not in _MACHINES or sys.byteorder != "little":
-                raise OSError(f"no Landlock here (version {version}, {platform.machine()})")
-            self._ruleset = _ruleset(version, ground)
-            self._signals_scoped = version >= 6
-            self._code = _filter(own_files=self._own_files, signals_scoped=self._signals_scoped, pid=0)
+            self._version = landlock_version()
+            if self._version < 1 or platform.machine() not in _MACHINES or sys.byteorder != "little":
+                raise OSError(f"no Landlock here (version {self._version}, {platform.machine()})")
+            self._ruleset = _ruleset(self._version, ground)
+            self._code = self._filter(0)
+
+    def _filter(self, pid: int) -> bytes:
+        refused, guarded = _REFUSED, self._own_root or self._version >= 3
+        if not self._own_root:
+            refused += _TIMES + ("" if guarded else _TRUNCATE) + ("" if self.uid is not None else f" {_OWNERS}")
+        return _filter(refused, signals_scoped=self._version >= 6, truncate_guarded=guarded, pid=pid)
 
     @property
     def guarantees(self) -> list[str]:
         """Names from `sandbox.GUARANTEES`."""
         held = [*LIMITS_HOLD, *(ISOLATION_HOLDS if self._code else CONTAINER_HOLDS if self.ground.container else ())]
-        hidden = self._code and (self.rung == NAMESPACES or self.ground.container)
-        return [*held, "hidden_host"] if hidden else held
+        held += [name for name in SUMS_HOLD if self.sums_seen]
+        return [*held, "hidden_host"] if self._code and self._own_root else held
 
     def apply(self) -> None:
         """Give everything up, for good. Raises OSError when any part is refused: then nothing may run."""
@@ -222,15 +256,15 @@ class Confinement:
             os.setresuid(self.uid, self.uid, self.uid)
         elif self.rung == NAMESPACES:
             drop_capabilities()
-        prctl(PR_SET_DUMPABLE, 0)
+        # Seen by the worker (`holdings.py`) and, under Landlock, by no program. One byte keeps core dumps from handlers.
+        seen = self._code and resource.getrlimit(resource.RLIMIT_CORE)[0] == 1
+        prctl(PR_SET_DUMPABLE, 1 if seen else 0)
         prctl(PR_SET_PDEATHSIG, 9)  # after the change of uid, which clears it
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if not self._code:
             return
         _syscall(_LANDLOCK_RESTRICT, ctypes.c_int(self._ruleset), ctypes.c_uint32(0))
-        code = self._code
-        if not self._signals_scoped:
-            code = _filter(own_files=self._own_files, signals_scoped=False, pid=os.getpid())
+        code = self._code if self._version >= 6 else self._filter(os.getpid())
         program = _Program(len(code) // 8, code)
         if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0)):
             raise OSError(ctypes.get_errno(), "seccomp filter refused")
@@ -267,13 +301,26 @@ def _open_socket() -> None:
 
 
 def _proves(confinement: Confinement) -> bool:
+    """Whether a child that applied it found that it holds; looks, too, whether such a child's descriptors are seen."""
+    from holdings import can_see  # beside the worker; the launcher imports this file as well
+
+    (hearing, say), (waiting, go) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
+            os.close(go)
             _proof(confinement)
+            os.write(say, b"y")
+            os.read(waiting, 1)
             os._exit(0)
         finally:
             os._exit(1)
+    os.close(say)
+    os.close(waiting)
+    if os.read(hearing, 1) and confinement.rung != "rlimits":
+        confinement.sums_seen |= can_see(pid, confinement.uid)
+    os.close(go)
+    os.close(hearing)
     return os.waitpid(pid, 0)[1] == 0
 
 

@@ -32,7 +32,9 @@ ANSWER_S = 3
 FOLDER = "/sandbox"
 LABEL = "kintsugi.sandbox"
 _WORKER_MB = 64  # the worker's own, and the page tables of its forks
-_TRAVELLERS = ("frames", "plain_data", "child", "judging", "watching", "keeping", "confinement", "namespaces", "worker")
+_TRAVELLERS = (
+    "frames", "plain_data", "child", "judging", "holdings", "watching", "keeping", "confinement", "namespaces", "worker",
+)  # fmt: skip
 # Reads the worker's files from standard input and runs them: {"name": source} in the order of their imports.
 _BOOT = """
 import json, os, sys, types
@@ -264,7 +266,7 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
         pids_limit=limits.processes + 3,  # the worker, a judge, and one being reaped
         ulimits=[
             Ulimit(name=name, soft=value, hard=value)
-            for name, value in (("nofile", 256), ("core", 0), ("memlock", 0), ("msgqueue", 0))
+            for name, value in (("nofile", 256), ("core", 1), ("memlock", 0), ("msgqueue", 0))
         ],
         tmpfs={FOLDER: f"size={size}m,nr_inodes={1024 + 256 * size},uid=65534,gid=65534,mode=700,noexec,nosuid,nodev"},
         ipc_mode="none",  # no /dev/shm, no message queues

@@ -32,6 +32,8 @@ from kintsugi.sandboxes.interpreter_files import interpreter, shared_libraries
 from kintsugi.sandboxes.sandbox import Limits
 from kintsugi.sandboxes.worker_pool import WorkerLine, WorkerPool, num_cores
 
+_PREFIX, _SHARED = "kintsugi-sandbox-", "/dev/shm"
+
 
 def unavailable() -> str | None:
     """None where this backend can run."""
@@ -161,7 +163,9 @@ class LocalSandbox(WorkerPool):
             "links": links,
             "packages": dict(packages or {}),
         }
-        self._folder = Path(tempfile.mkdtemp(prefix="kintsugi-sandbox-", dir=_room(num_workers * limits.files_mb)))
+        _sweep()
+        prefix = f"{_PREFIX}{os.getpid()}-{_pid_world()}-"  # whose it is, for a later sweep
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_room(num_workers * limits.files_mb)))
         self._folder.chmod(0o711)  # a program of another uid must reach its own folder
         self._released = weakref.finalize(self, _remove, self._folder, os.getpid())
         super().__init__(workers=num_workers, limits=limits, allow_unsafe=allow_unsafe)
@@ -173,7 +177,6 @@ class LocalSandbox(WorkerPool):
             serial = self._serial
         return LocalWorker(self._folder / f"worker-{serial}", self._settings)
 
-
     def count_processes(self) -> int:
         """Processes that belong to this sandbox now: keepers, workers and whatever programs have left."""
         return len(_processes_of(str(self._folder)))
@@ -181,10 +184,31 @@ class LocalSandbox(WorkerPool):
 
 def _room(needed_mb: float) -> str | None:
     """Shared memory when it is roomy, since a folder made and removed per program costs a disk ten times as much."""
-    if "TMPDIR" in os.environ or not os.access("/dev/shm", os.W_OK | os.X_OK):
+    if "TMPDIR" in os.environ or not os.access(_SHARED, os.W_OK | os.X_OK):
         return None
-    free = os.statvfs("/dev/shm")
-    return "/dev/shm" if free.f_bavail * free.f_frsize > 4 * needed_mb * (1 << 20) else None
+    free = os.statvfs(_SHARED)
+    return _SHARED if free.f_bavail * free.f_frsize > 4 * needed_mb * (1 << 20) else None
+
+
+def _pid_world() -> int:
+    """Which process ids are meant: those of one container, or of the machine."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _sweep() -> None:
+    """Remove what killed callers left in shared memory, whose keepers were killed too. TMPDIR may be on other machines."""
+    try:
+        names = os.listdir(_SHARED)
+    except OSError:
+        return
+    for name in names:
+        words = name.removeprefix(_PREFIX).split("-")
+        path = os.path.join(_SHARED, name)
+        if name.startswith(_PREFIX) and len(words) == 3 and words[0].isdigit() and words[1] == str(_pid_world()):
+            with contextlib.suppress(OSError):
+                ours = os.lstat(path).st_uid == os.getuid()
+                if ours and not os.path.exists(f"/proc/{words[0]}") and not _processes_of(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(folder: Path, process: int) -> None:

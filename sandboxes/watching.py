@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -19,10 +20,13 @@ import stat
 import time
 from typing import Any, NamedTuple
 
+from holdings import count_held
+
 PAGE = resource.getpagesize()
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SLOW_MACHINE = 3.0  # a program that waits for a core gets at most this many times its wall limit
 DEEPEST, MANY = 256, 100_000
+OUT_OF_MEMORY = re.compile(rb"^Traceback \(most recent call last\):\n(?:  .*\n)+MemoryError\b", re.MULTILINE)
 CHILDREN_LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
@@ -35,6 +39,10 @@ class Place(NamedTuple):
     """Descriptor whose hang-up says that the launcher has gone."""
     own_resident: int
     """Bytes resident in a forked worker before any program ran."""
+    descriptors_seen: bool = False
+    """Whether what programs hold open is to be counted here, and can be."""
+    uid: int | None = None
+    """Whose programs are; None: the worker's own."""
 
 
 class Watch:
@@ -46,6 +54,8 @@ class Watch:
         self.streams = reading
         self.killed, self.note, self.truncated = "", "", False
         self.family = [pid]
+        self.own_ticks: dict[tuple[int, bytes], int] = {}  # of each process ever seen, by its id and start
+        self.seen_ticks = 0
         self.oom_kills = oom_kills()
         self.code, self.cpu_s, self.peak_mb, self.wall_s = 0, 0.0, 0.0, 0.0
         self.before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -121,7 +131,7 @@ class Watch:
 
     def _look(self, now: float) -> None:
         """Judge CPU time, memory, processes and files; what the kernel's limits do not hold for several processes."""
-        limits, cpu, memory, threads = self.limits, 0, 0, 0
+        limits, place, memory, threads, living, waited = self.limits, self.place, 0, 0, 0, 0
         self.family = family = descendants()
         for pid in family:
             try:
@@ -129,11 +139,20 @@ class Watch:
                     words = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            cpu += sum(int(word) for word in words[11:15])
+            own = int(words[11]) + int(words[12])
+            living, waited = living + own, waited + int(words[13]) + int(words[14])
+            self.own_ticks[pid, words[19]] = own
             threads += int(words[17])
-            memory += max(0, int(words[21]) * PAGE - self.place.own_resident)
-        written, entries = folder_size(self.place.folder)
-        if cpu * TICK_S >= limits["cpu_s"]:
+            resident = int(words[21]) if words[0] != b"Z" else resident_of_threads(pid)
+            memory += max(0, resident * PAGE - place.own_resident)
+        # Those that have gone are in a parent's count of waited children, or nowhere: never both, so the larger is safe.
+        gone = sum(self.own_ticks.values()) - living
+        self.seen_ticks = max(self.seen_ticks, living + max(gone, waited))
+        written, entries = folder_size(place.folder)
+        if place.descriptors_seen:
+            held = count_held(family, place.folder, place.uid, int(limits["files_mb"] * (1 << 20)))
+            written, memory = written + held.files, memory + held.buffers
+        if self.seen_ticks * TICK_S >= limits["cpu_s"]:
             self.kill("timeout")
         elif len(family) > 1 and memory > limits["memory_mb"] * (1 << 20):
             self.kill("memory")
@@ -163,7 +182,8 @@ class Watch:
             while self._read_open(descriptor):
                 pass
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.cpu_s = after.ru_utime + after.ru_stime - self.before.ru_utime - self.before.ru_stime
+        waited = after.ru_utime + after.ru_stime - self.before.ru_utime - self.before.ru_stime
+        self.cpu_s = max(waited, self.seen_ticks * TICK_S)
 
     def _read_open(self, descriptor: int) -> bool:
         try:
@@ -187,8 +207,7 @@ class Watch:
         elif status == "error" and number in (signal.SIGXCPU, signal.SIGKILL) and self.cpu_s >= self.limits["cpu_s"]:
             status = "timeout"
         elif status == "error" and (
-            (exit_code == 1 and b"\nMemoryError" in raw_err[-2000:])
-            or (number == signal.SIGKILL and oom_kills() > self.oom_kills)
+            (exit_code == 1 and OUT_OF_MEMORY.search(raw_err)) or (number == signal.SIGKILL and oom_kills() > self.oom_kills)
         ):
             status = "memory"
         return {
@@ -214,6 +233,18 @@ def oom_kills() -> int:
         except OSError:
             continue
     return 0
+
+
+def resident_of_threads(pid: int) -> int:
+    """Pages in memory of a process whose first thread has ended: the others' memory, which they share."""
+    pages = 0
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/statm") as file:
+                pages = max(pages, int(file.read().split()[1]))
+    except OSError:
+        return pages
+    return pages
 
 
 def said(report: bytes, nonce: bytes) -> list[list[Any]]:

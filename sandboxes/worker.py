@@ -44,7 +44,12 @@ from watching import Place, Watch, descendants, empty
 
 sys.path.pop(0)
 
-TRAVELLERS = ("frames", "plain_data", "child", "judging", "watching", "keeping", "confinement", "namespaces", "worker")
+TRAVELLERS = (
+    "frames", "plain_data", "child", "judging", "holdings", "watching", "keeping", "confinement", "namespaces", "worker",
+)  # fmt: skip
+
+DESCRIPTORS = 64
+"""That a program may hold: each may stand for 208 KiB of a socket's buffer, or for a deleted file."""
 
 
 class Settings(NamedTuple):
@@ -106,9 +111,10 @@ class Worker:
         self.container, self.folder = settings.container, settings.folder
         self.run_folder = os.path.join(self.folder, "run")
         self.input, self.output = os.dup(0), os.dup(1)
-        self.null = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1):
-            os.dup2(self.null, standard)
+            os.dup2(null, standard)
+        os.close(null)
         os.mkdir(self.run_folder, 0o700)
         self.first_descriptor = 3
         for path in (path for path in sys.path if path.startswith("/proc/self/fd/")):
@@ -118,7 +124,8 @@ class Worker:
         with open("/proc/self/statm") as file:
             mapped, resident = (int(word) * resource.getpagesize() for word in file.read().split()[:2])
         self.own_bytes = mapped  # what an empty program already maps
-        self.place = Place(self.run_folder, self.input, resident)
+        seen, uid = self.confinement.sums_seen, self.confinement.uid
+        self.place = Place(self.run_folder, self.input, resident, seen, uid)
         self.first_of_world = os.getpid() == 1
         self.files_mb = settings.files_mb if settings.rung == confine.NAMESPACES else 0.0
         self.other_processes = self._other_processes()
@@ -175,8 +182,7 @@ class Worker:
             self._become_program(request, stdin, pipes, nonce)
         for _, writing in pipes:
             os.close(writing)
-        if stdin != self.null:
-            os.close(stdin)
+        os.close(stdin)
         watch = Watch(self.place, pid, [reading for reading, _ in pipes], limits, started)
         try:
             watch.until_end()
@@ -190,7 +196,7 @@ class Worker:
 
     def _stdin(self, text: bytes) -> int:
         if not text:
-            return self.null
+            return os.open(os.devnull, os.O_RDONLY)  # anew for each: what is set on an open file would stay
         if len(text) <= 65536:  # what a pipe holds without a reader
             reading, writing = os.pipe()
             os.write(writing, text)
@@ -233,7 +239,7 @@ class Worker:
             try:
                 told = read_frame(self.input) or {}
                 keep = [pipes[2][1], ours.fileno()]
-                report, descriptor = self._give_up(request["limits"], self.null, pipes, keep, "/")
+                report, descriptor = self._give_up(request["limits"], self._stdin(b""), pipes, keep, "/")
                 judge(told["setup"], told["tests"], Link(descriptor), sayer(report, nonce))
                 sys.stdout.flush()
                 os._exit(0)
@@ -262,7 +268,7 @@ class Worker:
         os.environ.update(PATH="/usr/bin:/bin", HOME=self.run_folder, TMPDIR=self.run_folder, LANG="C.UTF-8", TZ="UTC0")
         time.tzset()
         self.confinement.apply()
-        first, high = self.first_descriptor, 255 - len(keep)
+        first, high = self.first_descriptor, DESCRIPTORS - len(keep)
         for number, descriptor in enumerate(keep):
             os.dup2(descriptor, high + number, inheritable=False)
         os.closerange(first, high)
@@ -277,8 +283,8 @@ class Worker:
             "RLIMIT_CPU": cpu,  # the watch is finer; this holds should the watch fail
             "RLIMIT_AS": int(limits["memory_mb"] * (1 << 20)) + self.own_bytes,
             "RLIMIT_FSIZE": files,
-            "RLIMIT_NOFILE": 256,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_NOFILE": DESCRIPTORS,
+            "RLIMIT_CORE": 1,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
         }
@@ -340,14 +346,14 @@ def inside(settings: Settings) -> Settings:
         size = int(settings.files_mb) + 1
         pid, refusal = namespaces.enter(settings.folder, size, library, [*settings.files], settings.links or {})
         if pid:
-            keep(pid)
+            keep(pid, settings.folder)
         if not refusal:
             confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
             return settings._replace(folder=namespaces.WORK, rung=confine.NAMESPACES)
         if settings.rung == confine.NAMESPACES:
             raise SystemExit(f"namespaces are refused: {refusal}")
     if pid := os.fork():
-        keep(pid)
+        keep(pid, settings.folder)
     confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     return settings
@@ -361,7 +367,9 @@ def main() -> None:
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError):  # a hard limit of 0 stays
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # less than any dump, and the one value that silences handlers
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may have had it ignored: children would not be counted
     warm_up(settings.packages or {})
     if not settings.container:
         settings = inside(settings)

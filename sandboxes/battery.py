@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -41,8 +42,9 @@ SHORT = Limits(wall_s=1.0, cpu_s=0.5, memory_mb=128, processes=16, output_bytes=
 GROWTH_MB = 50.0
 _VICTIM = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"]
 _LOOK = (
-    "import colorsys, json, os, random\n"
-    "print(sorted(os.listdir('.')), json.loads('[1]'), 'LEFT' in os.environ, len(os.listdir('.')), 6 * 7)"
+    "import colorsys, fcntl, json, os, random\n"
+    "flags = fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND)\n"
+    "print(sorted(os.listdir('.')), json.loads('[1]'), 'LEFT' in os.environ, flags, 6 * 7)"
 )
 _SEEN = "[] [1] False 0 42\n"
 
@@ -63,8 +65,38 @@ class Outcome:
     seconds: float = 0.0
 
 
+class SharedObjects:
+    """A shared memory segment, a message queue and a semaphore, open to everybody; -1 where the kernel has none."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._libc.shmat.restype = ctypes.c_void_p
+        self.memory = self._libc.shmget(0, ctypes.c_size_t(4096), 0o1666)
+        self.queue, self.semaphore = self._libc.msgget(0, 0o1666), self._libc.semget(0, 1, 0o1666)
+        self._libc.semctl(self.semaphore, 0, 16, 3)  # SETVAL
+        address = self._libc.shmat(self.memory, None, 0) if self.memory >= 0 else None
+        self._address = None if address is None or address == 2**64 - 1 else address
+        if self._address:
+            ctypes.memset(self._address, 1, 8)
+
+    def intact(self) -> bool:
+        """Whether all are there and as they were."""
+        kept = self._address is None or ctypes.string_at(self._address, 8) == b"\1" * 8
+        there = self.memory < 0 or self._libc.shmctl(self.memory, 2, ctypes.create_string_buffer(512)) == 0  # IPC_STAT
+        status = ctypes.create_string_buffer(512)
+        there &= self.queue < 0 or (self._libc.msgctl(self.queue, 2, status) == 0)
+        return kept and there and (self.semaphore < 0 or self._libc.semctl(self.semaphore, 0, 12) == 3)  # GETVAL
+
+    def remove(self) -> None:
+        if self._address:
+            self._libc.shmdt(ctypes.c_void_p(self._address))
+        self._libc.shmctl(self.memory, 0, None)
+        self._libc.msgctl(self.queue, 0, None)
+        self._libc.semctl(self.semaphore, 0, 0)
+
+
 class Host:
-    """What a program could harm: a secret, a folder and a file open to all, a process, two listening sockets."""
+    """What a program could harm: a secret, a folder and a file open to all, a process, sockets, System V's objects."""
 
     def __enter__(self) -> Self:
         self._stack = contextlib.ExitStack()
@@ -84,6 +116,11 @@ class Host:
         self.unix.bind(str(self.folder / "socket"))
         (self.folder / "socket").chmod(0o777)
         self.unix.listen()
+        self.datagrams = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        self.datagrams.bind(str(self.folder / "datagrams"))
+        (self.folder / "datagrams").chmod(0o777)
+        self.objects = SharedObjects()
+        self._stack.callback(lambda: self.objects.remove())
         os.environ["KINTSUGI_SECRET"] = self.token
         self._stack.callback(os.environ.pop, "KINTSUGI_SECRET", None)
         return self
@@ -99,7 +136,8 @@ class Host:
         words = {
             "PORT": self.tcp.getsockname()[1], "UNIX": self.folder / "socket", "SECRET": self.secret, "TOKEN": self.token,
             "OUTSIDE": self.outside, "VICTIM_FILE": self.victim_file, "VICTIM": self.victim.pid, "CALLER": os.getpid(),
-            "SELF": Path(__file__).resolve(), "NODE": os.uname().nodename,
+            "DATAGRAM": self.folder / "datagrams", "SHARED": self.objects.memory, "QUEUE": self.objects.queue,
+            "SEMAPHORE": self.objects.semaphore, "SELF": Path(__file__).resolve(), "NODE": os.uname().nodename,
         }  # fmt: skip
         for word, value in words.items():
             code = code.replace(f"@{word}@", str(value))
@@ -114,6 +152,14 @@ class Host:
                 while True:
                     listener.accept()[0].close()
                     found.append("a connection came")
+        self.datagrams.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self.datagrams.recv(100):
+                found.append("a datagram came")
+        if not self.objects.intact():
+            found.append("a System V object of the host was changed")
+            self.objects.remove()
+            self.objects = SharedObjects()
         if self.victim.poll() is not None:
             found.append("a process outside was killed")
             self.victim = subprocess.Popen(_VICTIM, stdin=subprocess.DEVNULL)

@@ -81,6 +81,19 @@ for p in ('@UNIX@', '\0kintsugi'):
     tries('unix', lambda: socket.socket(1, 1).connect(p))
 tries('unix socket', lambda: socket.socket(1, 2))
 
+#### datagram_pair | network | network | any
+import socket
+for kind in (2, 5):
+    try: a, b = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError: continue
+    tries('sendto', lambda: a.sendto(b'x', '@DATAGRAM@'))
+    tries('connect', lambda: a.connect('@DATAGRAM@'))
+
+#### descriptors_in_messages | network | network | any
+import socket
+a, b = socket.socketpair()
+tries('sendmsg', lambda: socket.send_fds(a, [b'x'], [0]))
+
 #### vsock | network | network | any
 import socket
 tries('vsock', lambda: socket.socket(40, 1))
@@ -166,7 +179,13 @@ tries('append', lambda: open('@VICTIM_FILE@', 'a'))
 tries('truncate', lambda: os.truncate('@VICTIM_FILE@', 0))
 tries('chmod', lambda: os.chmod('@VICTIM_FILE@', 0o777))
 tries('utime', lambda: os.utime('@VICTIM_FILE@', (1, 1)))
+tries('touch', lambda: os.utime('@VICTIM_FILE@'))
+tries('xattr', lambda: os.setxattr('@VICTIM_FILE@', 'user.x', b'1'))
 tries('remove', lambda: os.remove('@VICTIM_FILE@'))
+
+#### opens_to_truncate | writing | host_writes | any
+for mode in (os.O_RDONLY, 3): tries('open', lambda: os.open('@VICTIM_FILE@', mode | os.O_TRUNC))
+libc.creat(b'@VICTIM_FILE@', 0o600)
 
 #### changes_the_kernel | writing | host_writes | any
 own = ['/proc/self/oom_score_adj', '/proc/self/comm']
@@ -211,6 +230,32 @@ for pid in (os.getppid(), @VICTIM@):
     except OSError: pass
 os.write(w, b'x')
 
+#### signals_by_ioctl | other processes | host_processes | any
+import fcntl, socket, struct
+a, b = socket.socketpair()
+for request in (0x8901, 0x8902):
+    try: fcntl.ioctl(a, request, struct.pack('i', @VICTIM@))
+    except OSError: pass
+try: fcntl.ioctl(a, 0x5452, struct.pack('i', 1))
+except OSError: fcntl.fcntl(a, 4, os.O_ASYNC)
+b.send(b'x')
+
+#### system_v_ipc | other processes | host_processes | any
+libc.shmat.restype = ctypes.c_void_p
+at, b = libc.shmat(@SHARED@, None, 0), ctypes.create_string_buffer(64)
+if at and at != 2**64 - 1:
+    print('BREACH shmat', flush=True); ctypes.memset(at, 0, 8)
+calls('msgrcv', 'msgrcv', @QUEUE@, b, ctypes.c_size_t(8), ctypes.c_long(0), 0o4000)
+calls('msgsnd', 'msgsnd', @QUEUE@, ctypes.create_string_buffer(b'\1', 16), ctypes.c_size_t(8), 0o4000)
+calls('semctl', 'semctl', @SEMAPHORE@, 0, 16, 7)
+calls('semop', 'semop', @SEMAPHORE@, b'\0\0\1\0\0\10', ctypes.c_size_t(1))
+for name in ('shmctl', 'msgctl'): calls(name, name, @SHARED@ if name == 'shmctl' else @QUEUE@, 0, None)
+
+#### ipc_calls | privileges | kernel_surface | any
+n = {'x86_64': (30, 31, 65, 66, 69, 70, 71, 220, 241), 'aarch64': (196, 195, 193, 191, 189, 188, 187, 192, 181)}
+for number in n[os.uname().machine]:
+    if libc.syscall(number, -1, None, 0, 0, 0) >= 0 or ctypes.get_errno() != 1: print('BREACH', number)
+
 #### daemon | daemons | clean_state | ok
 import time
 if os.fork() == 0:
@@ -224,7 +269,9 @@ else: print('done')
 
 #### deaf_daemon | daemons | clean_state | ok error timeout
 import signal, time
-for s in (1, 2, 15, 17): signal.signal(s, signal.SIG_IGN)
+for s in (1, 2, 15, 17):
+    try: signal.signal(s, signal.SIG_IGN)
+    except OSError: pass
 if os.fork() == 0:
     os.setsid(); libc.prctl(36, 1, 0, 0, 0); libc.prctl(1, 0, 0, 0, 0)
     while True:
@@ -265,6 +312,11 @@ os.makedirs('a/' * 200); os.mkdir('closed'); open('closed/in', 'w').close()
 try: os.chmod('closed', 0)
 except OSError: pass
 os.symlink('/', 'link')
+
+#### marks_its_input | state | clean_state | any
+import fcntl
+fcntl.fcntl(0, 4, os.O_NONBLOCK | os.O_APPEND)
+fcntl.flock(0, 2)
 
 #### patches_the_interpreter | state | clean_state | any
 import builtins, json, random

@@ -28,6 +28,25 @@ while True:
 while True:
     os.mkdir('d'); os.chdir('d')
 
+#### deleted_files | filling | files_size | any
+import time
+f = []
+for n in range(8):
+    f.append(os.open('x', os.O_RDWR | os.O_CREAT)); os.unlink('x')
+    for _ in range(3): os.write(f[-1], bytes(2**20))
+time.sleep(0.5)
+print('BREACH', sum(os.fstat(one).st_blocks for one in f) >> 11, 'MiB')
+
+#### deleted_and_mapped_files | filling | files_size | any
+import mmap, time
+m = []
+for n in range(8):
+    f = os.open('x', os.O_RDWR | os.O_CREAT); os.unlink('x')
+    for _ in range(3): os.write(f, bytes(2**20))
+    m.append(mmap.mmap(f, 4096)); os.close(f)
+time.sleep(0.5)
+print('BREACH', len(m) * 3, 'MiB')
+
 #### shared_memory | filling | memory | any
 for name in range(64):
     f = libc.memfd_create(b'm', 0)
@@ -53,6 +72,32 @@ while True:
     a, b = os.pipe(); p += [a, b]; os.set_blocking(b, False); os.write(b, bytes(65536))
     if len(p) > 300: print('BREACH pipes')
 
+#### socket_buffers | filling | memory | any
+import socket, time
+block, (r, w) = bytes(2**16), os.pipe()
+def fill():
+    n, keep = 0, []
+    try:
+        while n < 20 * 2**20:
+            keep.append(socket.socketpair())
+            for s in keep[-1]:
+                s.setblocking(False)
+                for option in (7, 8, 32, 33):
+                    try: s.setsockopt(1, option, 2**24)
+                    except OSError: pass
+                try:
+                    while True: n += s.send(block)
+                except BlockingIOError: pass
+    except OSError: pass
+    return n, keep
+for _ in range(13):
+    if os.fork() == 0:
+        n, keep = fill(); os.write(w, b'%d\n' % n); time.sleep(9)
+t = b''
+while t.count(b'\n') < 13: t += os.read(r, 99)
+time.sleep(0.3)
+print('BREACH', sum(map(int, t.split())) >> 20, 'MiB', flush=True)
+
 #### list_bomb | memory | memory | memory
 x = []
 while True: x.append(bytes(10**6))
@@ -71,6 +116,26 @@ import time
 for _ in range(3): os.fork()
 x = bytearray(os.urandom(2**20) * 60)
 time.sleep(9)
+
+#### memory_without_a_leader | memory | memory | stopped
+import threading, time
+r, w = os.pipe()
+def hold():
+    time.sleep(0.05)
+    b = b'x' * (60 * 2**20)
+    os.write(w, b'.'); time.sleep(9)
+threading.stack_size(2**18)
+for _ in range(4):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start()
+        libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
+for n in range(4): os.read(r, 1)
+time.sleep(0.15)
+print('BREACH 240 MiB', flush=True)
+
+#### claims_to_be_out_of_memory | memory | memory | error
+print('\nMemoryError', file=sys.stderr)
+raise SystemExit(1)
 
 #### compressed_bomb | memory | memory | memory timeout
 import zlib
@@ -133,6 +198,25 @@ re.match('(a*)*$', 'a' * 64 + 'b')
 #### busy_children | time | cpu_time | timeout
 for _ in range(3): os.fork()
 while True: pass
+
+#### uncounted_children | time | cpu_time | any
+import signal, time
+try: signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+except OSError: pass
+(r, w), start = os.pipe(), time.monotonic()
+for _ in range(6):
+    if os.fork() == 0:
+        while True:
+            if os.fork() == 0:
+                end = time.process_time() + 0.012
+                while time.process_time() < end: pass
+                os.write(w, b'.'); os._exit(0)
+            try: os.wait()
+            except ChildProcessError: pass
+n = 0
+while True:
+    n += len(os.read(r, 99))
+    if n * 0.012 > 0.8: print('BREACH', n * 0.012, 's', flush=True); break
 
 #### children_of_a_thread | time | cpu_time | timeout
 import threading, time

@@ -1,6 +1,6 @@
 """The Docker sandbox: the conformance suite, then what only containers can be asked. Skipped where no engine answers.
 
-`make docker-engine` installs Debian's engine and starts it. Leaves out: the battery of attacks (`test_hostile_docker.py`)
+`make docker-engine` installs Debian's engine and starts it. Leaves out: the battery of attacks (`test_battery.py`)
 and speed (`benchmarks/sandboxes.py`).
 """
 

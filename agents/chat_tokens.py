@@ -23,13 +23,6 @@ from kintsugi.agents.policies.policy import ChatMessage, Request
 from kintsugi.errors import PolicyError
 
 _PROBE = "an answer nobody gave"
-_TURNS = (
-    ("user", "a question"),
-    ("assistant", f"<think>\na thought\n</think>\n\n{_PROBE}"),
-    ("user", "another question"),
-    ("assistant", "another answer"),
-)
-"""A chat of two answers, the first with a thought: what templates that rewrite earlier text take away."""
 _MEND = "Use a template that writes every answer right after the generation prompt and never changes earlier text."
 
 Chat = tuple[tuple[str, str], ...]
@@ -42,9 +35,9 @@ class ChatTokens:
     tokenizer: a Hugging Face tokenizer with a chat template.
     end_of_turn: the text that ends an answer, one special token (`<|im_end|>`, `</s>`); end_of_turn_ids: its id.
 
-    Raises PolicyError when there is no template, when it changes answers or drops earlier ones (or their thoughts), when it
-    ends an answer with anything but a special token, or when the tokenizer puts a space before every text that it encodes
-    (answers could not be joined to their context).
+    Raises PolicyError when there is no template, when it changes answers, when it ends an answer with anything but a special
+    token, or when the tokenizer puts a space before every text that it encodes (answers could not be joined to their context).
+    A template that takes thoughts out of earlier answers (Qwen3's) is good for one turn, and refused in the second.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -58,7 +51,6 @@ class ChatTokens:
         self._encode = lru_cache(maxsize=16384)(self._encode_now)
         self._render = lru_cache(maxsize=4096)(self._render_now)
         self.end_of_turn, self.end_of_turn_ids = self._find_end_of_turn()
-        self._pieces(_TURNS, generation_prompt=False)  # refuses here, not in the second turn of an episode
         joined = self.decode((*self._encode("a"), *self._encode("b")))
         if joined != "ab":
             raise PolicyError(

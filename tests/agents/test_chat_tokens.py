@@ -156,11 +156,15 @@ UNSTABLE = {
 
 
 @pytest.mark.parametrize("name", UNSTABLE)
-def test_templates_that_change_what_was_said_are_refused_at_once(name: str) -> None:
-    """When the tokenizer is loaded, not in the second turn of somebody's episode."""
+def test_templates_that_change_what_was_said_are_refused(name: str) -> None:
+    """Those that change any answer when they are loaded, those that change earlier ones in the second turn."""
     template, told = UNSTABLE[name]
+    once = as_messages(("user", "a question"))
+    again = (*once, *as_messages(("assistant", "<think>\na thought\n</think>\n\nan answer"), ("user", "another")))
     with pytest.raises(PolicyError, match=told) as caught:
-        ChatTokens(tokenizer(template))
+        chat = ChatTokens(tokenizer(template))
+        assert name != "shouting" and chat.context(Request(messages=once)), "one turn is all right"
+        chat.context(Request(messages=again, prior_ids=(1,), prior_messages=2))
     assert str(caught.value).endswith("never changes earlier text.") and "\n" not in str(caught.value)
 
 

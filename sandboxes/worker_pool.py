@@ -35,6 +35,7 @@ SLOW_MACHINE = 3.0  # the worker's own patience, see watching.SLOW_MACHINE
 GRACE_S = 60.0  # beyond that: kill, sweep and wipe; a worker still silent then has hung
 LARGEST_ANSWER = 1 << 28
 TWO_PROCESSES = "two processes"
+_CLOSED = "sandbox: expected an open one, found it closed; open another"
 
 _warned: set[tuple[str, frozenset[str]]] = set()
 Answer = TypeVar("Answer")
@@ -248,11 +249,22 @@ class WorkerPool(ABC):
         }
 
     def _submit(self, job: Callable[[list[dict[str, Any]]], Answer], frames: list[dict[str, Any]]) -> Future[Answer]:
-        if self._closed:
-            raise SandboxError("sandbox: expected an open one, found it closed; open another")
-        if os.getpid() != self._process:
+        if os.getpid() != self._process and not self._closed:
             raise SandboxError(f"sandbox: opened in process {self._process}, used in its fork {os.getpid()}; open one here")
-        return self._threads.submit(job, frames)
+
+        def unless_closed() -> Answer:  # asked again when its turn comes: it may have queued while the sandbox was closed
+            self._refuse_if_closed()
+            return job(frames)
+
+        self._refuse_if_closed()
+        try:
+            return self._threads.submit(unless_closed)
+        except RuntimeError as error:  # closed since we looked, or the interpreter is at its end
+            raise SandboxError(_CLOSED) from error
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise SandboxError(_CLOSED)
 
     def _run(self, frames: list[dict[str, Any]], count: bool = True) -> tuple[RunResult, list[list[Any]]]:
         """One program, in a slot's thread: twice when the first worker fails."""
@@ -312,7 +324,7 @@ class WorkerPool(ABC):
         if self._closed or os.getpid() != self._process:
             return
         self._closed = True
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True)  # what queues is refused by itself, see `_submit`
         while not self._idle.empty():
             worker = self._idle.get()
             if worker is not None:

@@ -36,7 +36,7 @@ class ChatTokens:
     end_of_turn: the text that ends an answer, one special token (`<|im_end|>`, `</s>`); end_of_turn_ids: its id.
 
     Raises PolicyError when there is no template, when it changes answers, when it ends an answer with anything but a special
-    token, or when the tokenizer puts a space before every text that it encodes (answers could not be joined to their context).
+    token, or when the tokenizer puts a space before every text that it encodes (answers could not follow their context).
     A template that takes thoughts out of earlier answers (Qwen3's) is good for one turn, and refused in the second.
     """
 

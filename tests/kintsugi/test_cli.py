@@ -109,7 +109,7 @@ def test_quiet_runs_still_warn(call: Call, tiny: Path, tiny_run: RunResult) -> N
     mute = ["explore.max_tokens=1", "explore.tasks=2", "repair.who=none", "repair.fresh=none"]
     code, out, err = call("train", tiny, *mute, *short, "--out", tiny.parent / "mute")
     assert code == 0 and json.loads(out)["champion"] == "start"
-    assert "round 1  nothing to learn from: no attempt succeeded" in err and "held out" not in err
+    assert "round 1  nothing to learn from, so nothing is trained: no attempt succeeded" in err and "held out" not in err
 
     with Ledger.open(tiny_run.folder, read_only=True) as ledger:
         rows = ledger.dataset(ledger.datasets()[0].run_id, 1, "main").rows

@@ -10,6 +10,7 @@ import pytest
 from kintsugi.config import validate
 from kintsugi.errors import ConfigError
 from kintsugi.records import Action, Observation, Pair, Tokens, Trajectory
+from kintsugi.training.recipe import load_recipe
 from kintsugi.training.selection import (
     Pool,
     SelectConfig,
@@ -21,6 +22,7 @@ from kintsugi.training.selection import (
     select,
     soft_weights,
 )
+from kintsugi.training.stages import nothing_to_learn
 
 
 def tried(id: str, right: bool = True, *, task: str = "t", soft: float | None = -1.0, **more: Any) -> Trajectory:
@@ -255,6 +257,20 @@ def test_config_errors_are_one_sentence() -> None:
         validate(SelectConfig, {"explore_cap": "some"}, "select")
     with pytest.raises(ConfigError, match="explore_cap"):
         validate(SelectConfig, {"explor_cap": 3}, "select")
+
+
+def test_why_nothing_is_learned() -> None:
+    """Each reason has its own remedy."""
+    recipe = load_recipe("self_training")
+    dpo = recipe.model_copy(update={"learn": recipe.learn.model_copy(update={"loss": "dpo"})})
+    right, wrong = tried("a"), tried("b", False)
+    for known, why, told in (
+        ([wrong], recipe, "no attempt succeeded"),
+        ([right], recipe, "every attempt succeeded"),
+        ([right, wrong], dpo, "no right attempt stands beside a wrong one"),
+        ([right, wrong], recipe, "the selection keeps none of 1 right attempts of 2"),
+    ):
+        assert told in nothing_to_learn(known, why)
 
 
 def test_self_reward_weights() -> None:

@@ -23,6 +23,7 @@ from frames import Gone, Link
 from plain_data import from_wire, to_wire
 
 Say = Callable[[list[Any]], None]
+_NO_MEMORY = b"Traceback (most recent call last):\n  (no memory for it)\nMemoryError\n"
 
 
 class Child:
@@ -30,11 +31,12 @@ class Child:
 
     def __init__(self, request: dict[str, Any], say: Say | None) -> None:
         self.request, self.say = request, say
-        self.ballast: bytearray | None = bytearray(2 << 20)  # let go of when memory runs out: a traceback needs some
+        self.ballast: bytearray | None = None
 
     def main(self) -> NoReturn:
         code = 1
         try:
+            self.ballast = bytearray(2 << 20)  # let go of when memory runs out: a traceback needs some
             self.execute()
             code = 0
         except SystemExit as exit_:
@@ -42,7 +44,10 @@ class Child:
             if not isinstance(exit_.code, int | None):
                 print(exit_.code, file=sys.stderr)
         except BaseException as error:  # KeyboardInterrupt too is the program's own
-            self.show(error)
+            try:
+                self.show(error)
+            except MemoryError:  # not even for a traceback
+                os.write(2, _NO_MEMORY)
         try:
             code = self.goodbye(code & 0xFF)
         finally:
@@ -83,6 +88,9 @@ class Child:
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         if isinstance(error, MemoryError):
+            if self.ballast is None:  # there was never room for it, nor is there for a traceback
+                os.write(2, _NO_MEMORY)
+                return
             self.ballast = None
             traceback.clear_frames(trace)
         if sys.excepthook is not sys.__excepthook__:

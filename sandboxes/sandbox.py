@@ -73,12 +73,25 @@ class Limits:
     """MiB of files in the program's folder; no single file may be larger either."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            whole = name not in ("wall_s", "cpu_s")
+            right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and 0 < value <= most
+            if not right:
                 raise ConfigError(
-                    f"Limits.{name}: expected a finite number above 0, found {value!r}; leave it out for the default"
+                    f"Limits.{name}: expected a {'whole ' * whole}number above 0 and at most {most}, found {value!r}; "
+                    "leave it out for the default"
                 )
+
+
+_MOST: Mapping[str, int] = {
+    "wall_s": 1_000_000,
+    "cpu_s": 1_000_000,
+    "memory_mb": 1 << 20,
+    "processes": 100_000,
+    "output_bytes": 1 << 24,  # written as text six times as long, twice, an answer must stay below LARGEST_ANSWER
+    "files_mb": 1 << 20,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +216,10 @@ class Sandbox(Protocol):
         """Run `setup`, then `code`, then each test; the limits hold for all of it together.
 
         The program runs in one process and the tests in another, which alone reads them: the program sees the
-        arguments of calls, one at a time, and answers with plain data. What `setup` defines is the tests' own. Where the
-        tests' text needs the program's objects themselves they share one process; `TestResult.judging` says so.
+        arguments of calls, one at a time, and answers with plain data. What `setup` defines is the tests' own, but it is
+        run in both processes, since programs may build on it: a program can read it, so expected values belong in the
+        tests. Where the tests' text needs the program's objects themselves they share one process;
+        `TestResult.judging` says so.
         """
         ...
 
@@ -225,6 +240,38 @@ class Sandbox(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def check_arguments(
+    *,
+    limits: object = None,
+    tests: Sequence[object] = (),
+    files: Mapping[str, object] | None = None,
+    **texts: object,
+) -> None:
+    """ConfigError where an argument of `run` or `run_tests` is of the wrong type; `texts`: those that must be str."""
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigError(f"limits: expected a Limits, found {_found(limits)}; write Limits(cpu_s=1), or leave it out")
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{name}: expected text, found {_found(value)}; give a str")
+    if isinstance(tests, (str, bytes)) or not isinstance(tests, Sequence):
+        raise ConfigError(f"tests: expected a list of texts, found {_found(tests)}; write [test] for a single one")
+    for index, test in enumerate(tests):
+        if not isinstance(test, str):
+            raise ConfigError(f"tests[{index}]: expected text, found {_found(test)}; give each test as a str")
+    if not isinstance(files, Mapping | None):
+        raise ConfigError(f"files: expected a mapping from relative paths to contents, found {_found(files)}; give a dict")
+    for name, content in (files or {}).items():
+        if not isinstance(name, str) or not isinstance(content, str | bytes):
+            raise ConfigError(
+                f"files: expected a path and text or bytes for each, found {_found(name)}: {_found(content)}; mend that one"
+            )
+
+
+def _found(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) < 60 else text[:56] + ' ...'} ({type(value).__name__})"
 
 
 def sandbox_kinds() -> list[str]:
@@ -249,8 +296,9 @@ def open_sandbox(
     folder is opened to programs; only backends whose `open_backend` takes them are asked. Raises ConfigError,
     SandboxError.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers: expected at least 1, found {workers}; leave it out for one a core")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"workers: expected a whole number, at least 1, found {workers!r}; leave it out for one a core")
+    check_arguments(limits=limits)
     kinds = sandbox_kinds()
     if kind != "auto" and kind not in kinds:
         near = difflib.get_close_matches(kind, [*kinds, "auto"], n=1, cutoff=0.0)[0]

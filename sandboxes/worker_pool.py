@@ -27,8 +27,16 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
-from kintsugi.errors import SandboxError
-from kintsugi.sandboxes.sandbox import GUARANTEES, Limits, RunResult, SandboxStats, TestFailure, TestResult
+from kintsugi.errors import ConfigError, SandboxError
+from kintsugi.sandboxes.sandbox import (
+    GUARANTEES,
+    Limits,
+    RunResult,
+    SandboxStats,
+    TestFailure,
+    TestResult,
+    check_arguments,
+)
 
 START_S = 20.0  # for a worker to say hello
 SLOW_MACHINE = 3.0  # the worker's own patience, see watching.SLOW_MACHINE
@@ -44,6 +52,14 @@ Answer = TypeVar("Answer")
 def num_cores() -> int:
     """Cores that this process may use: as many programs run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _encodable(name: str) -> bool:
+    """Whether it can be a file's name at all."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 class WorkerFailed(Exception):
@@ -174,7 +190,7 @@ class WorkerPool(ABC):
         limits: Limits | None = None,
     ) -> RunResult:
         """See `Sandbox.run`."""
-        return self._submit(self._run, [self._request(code, stdin, files, limits)]).result()[0]
+        return self._submit(self._run, [self._checked(code, stdin, files, limits)]).result()[0]
 
     async def arun(
         self,
@@ -185,12 +201,14 @@ class WorkerPool(ABC):
         limits: Limits | None = None,
     ) -> RunResult:
         """See `Sandbox.arun`. A caller that is cancelled while it queues never runs."""
-        future = self._submit(self._run, [self._request(code, stdin, files, limits)])
+        future = self._submit(self._run, [self._checked(code, stdin, files, limits)])
         return (await asyncio.wrap_future(future))[0]
 
     def run_many(self, programs: Iterable[str], *, stdin: str = "", limits: Limits | None = None) -> list[RunResult]:
         """See `Sandbox.run_many`."""
-        futures = [self._submit(self._run, [self._request(code, stdin, None, limits)]) for code in programs]
+        if isinstance(programs, (str, bytes)):
+            raise ConfigError("programs: expected a list of programs, found one; write [program], or call run")
+        futures = [self._submit(self._run, [self._checked(code, stdin, None, limits)]) for code in programs]
         return [future.result()[0] for future in futures]
 
     def run_tests(self, code: str, tests: Sequence[str], *, setup: str = "", limits: Limits | None = None) -> TestResult:
@@ -204,7 +222,8 @@ class WorkerPool(ABC):
         return await asyncio.wrap_future(self._tests(code, tests, setup, limits))
 
     def _tests(self, code: str, tests: Sequence[str], setup: str, limits: Limits | None) -> Future[TestResult]:
-        request = self._request(code, "", None, limits) | {"setup": setup, "judge": True}
+        check_arguments(setup=setup, tests=tests)
+        request = self._checked(code, "", None, limits) | {"setup": setup, "judge": True}
         return self._submit(self._judged, [request, {"setup": setup, "tests": list(tests)}])
 
     def _judged(self, frames: list[dict[str, Any]]) -> TestResult:
@@ -227,17 +246,24 @@ class WorkerPool(ABC):
         judging = f"one process: {alone}" if alone else TWO_PROCESSES
         return TestResult(passed=passed, total=len(tests), failures=failures, run=run, judging=judging)
 
+    def _checked(
+        self, code: str, stdin: str, files: Mapping[str, str | bytes] | None, limits: Limits | None
+    ) -> dict[str, Any]:
+        check_arguments(code=code, stdin=stdin, files=files, limits=limits)
+        return self._request(code, stdin, files, limits)
+
     def _request(
         self, code: str, stdin: str, files: Mapping[str, str | bytes] | None, limits: Limits | None
     ) -> dict[str, Any]:
         content: dict[str, str] = {}
         for name, text in (files or {}).items():
             path = PurePosixPath(name)
-            if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+            if not name or path.is_absolute() or ".." in path.parts or not _encodable(name):
                 raise SandboxError(
                     f"files: expected a path inside the program's folder, found {name!r}; make it relative, without .."
                 )
-            content[name] = base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+            written = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+            content[name] = base64.b64encode(written).decode()
         return {
             "code": code,
             "stdin": stdin,

@@ -239,7 +239,7 @@ def test_an_answer_that_runs_out_of_tokens_is_truncated() -> None:
 
 def test_an_attempt_that_outgrows_its_model_is_truncated() -> None:
     """It is lost, and can be repaired; a task that does not fit at all is the user's to mend."""
-    environment, task, plan = one_hunt()
+    environment, task, _ = one_hunt()
 
     class Short(TokenPolicy):
         async def complete(self, request: Any) -> Any:

@@ -328,7 +328,7 @@ class Checkpoint:
 class Evaluation:
     """Held-out success of one policy version. outcomes: task id → 0/1 under greedy decoding; pass_at_k: from `samples`
     samples a task at temperature 1, by k (unbiased estimator), empty when not asked for. errors: tasks left out because
-    the environment broke. metrics: means of the verdicts' details."""
+    the environment broke. metrics: means of the verdicts' details, and what else was lost (`training/evaluation.py`)."""
 
     run_id: str
     round: int

@@ -1,7 +1,9 @@
 """Held-out success of a policy version: greedy pass@1, and sampled pass@k when the recipe asks for it.
 
 Evaluations are episodes like all others: they go through the rollout and are on the ledger, so a killed evaluation goes on
-where it was, and every number can be traced to its attempts. Tasks on which the environment broke are left out and counted.
+where it was, and every number can be traced to its attempts. Tasks on which the environment broke are left out and counted,
+and so are samples: `Evaluation.errors` holds the greedy ones, `metrics` has `sampled_errors` and `sandbox_failed` (of both
+kinds, those that the sandbox broke) where there are any.
 """
 
 from __future__ import annotations
@@ -68,14 +70,20 @@ def evaluation_of(
     """The record of what these episodes show."""
     outcomes: dict[str, int] = {}
     details: dict[str, list[float]] = defaultdict(list)
-    errors = 0
     for episode in greedy:
-        if episode.trajectories[-1].stop == "error":
-            errors += 1
+        if _broke(episode):
             continue
         outcomes[episode.task_id] = int(episode.success)
         for name, value in _verdict(episode).detail.items():
             details[name].append(value)
+    broken = [episode for episode in (*greedy, *sampled) if _broke(episode)]
+    errors = sum(map(_broke, greedy))
+    lost = {
+        "sampled_errors": len(broken) - errors,
+        "sandbox_failed": sum(
+            getattr(episode.trajectories[-1].messages[-1], "error", "") == "sandbox_failed" for episode in broken
+        ),
+    }
     return Evaluation(
         run_id=run_id,
         round=round,
@@ -83,15 +91,28 @@ def evaluation_of(
         policy_version=version,
         outcomes=outcomes,
         pass_at_k=_pass_at(sampled, ks),
-        metrics={name: sum(values) / len(values) for name, values in sorted(details.items())},
+        metrics={name: sum(values) / len(values) for name, values in sorted(details.items())}
+        | {name: float(count) for name, count in lost.items() if count},
         errors=errors,
     )
+
+
+def lost_text(evaluation: Evaluation) -> str:
+    """What was left out, such as "3 tasks, 1 sample lost to the environment (2 of them to the sandbox)"; "" for nothing."""
+    samples, sandbox = (int(evaluation.metrics.get(name, 0)) for name in ("sampled_errors", "sandbox_failed"))
+    counts = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((evaluation.errors, "task"), (samples, "sample")) if n]
+    of_them = f" ({sandbox} of them to the sandbox)" if sandbox else ""
+    return f"{', '.join(counts)} lost to the environment{of_them}" if counts else ""
+
+
+def _broke(episode: Episode) -> bool:
+    return episode.trajectories[-1].stop == "error"
 
 
 def _pass_at(episodes: Sequence[Episode], ks: Sequence[int]) -> Mapping[str, float]:
     tries: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
-        if episode.trajectories[-1].stop != "error":
+        if not _broke(episode):
             tries[episode.task_id].append(episode.success)
     result = {}
     for k in ks:

@@ -26,7 +26,7 @@ from kintsugi.ledger import Ledger
 from kintsugi.records import Checkpoint, Dataset, Evaluation, Trajectory
 from kintsugi.training import exploration
 from kintsugi.training.casting import Troupe
-from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans, seed_of
+from kintsugi.training.evaluation import evaluation_of, evaluation_plans, lost_text, play_plans, seed_of
 from kintsugi.training.gate import decide
 from kintsugi.training.intervals import wilson_interval
 from kintsugi.training.learn import dropped_text, learn
@@ -322,8 +322,12 @@ class Stages:
         evaluation = evaluation_of(episodes, sampled, arm=arm, ks=settings.pass_k if sampled else (), **common)
         self.ledger.add_evaluation(evaluation)
         self._record_evaluation(evaluation, arm=arm, promoted=version == START)
+        lost = lost_text(evaluation)
         if version == START:
-            self.watch.say(f"start    held out {evaluation.success_rate:.1%} of {len(evaluation.outcomes)} tasks")
+            held_out = f"held out {evaluation.success_rate:.1%} of {len(evaluation.outcomes)} tasks"
+            self.watch.say(f"start    {held_out}" + (f", {lost}" if lost else ""))
+        elif lost:
+            self.watch.say(f"round {round}  evaluated {version}: {lost}")
         return evaluation
 
     def _record_evaluation(self, evaluation: Evaluation, *, arm: str, promoted: bool) -> None:

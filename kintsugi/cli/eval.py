@@ -44,6 +44,7 @@ def evaluate(
     if endpoint is not None and not model:
         raise ConfigError("expected --model NAME with --endpoint, found none: name a model that the server has")
     from kintsugi.training.evaluate import evaluate as measure
+    from kintsugi.training.evaluation import lost_text
     from kintsugi.training.intervals import wilson_interval
     from kintsugi.training.recipe import load_recipe
     from kintsugi.training.run import champion_of, recipe_of
@@ -80,5 +81,5 @@ def evaluate(
     typer.echo(f"{found.success_rate:.1%} of {num} held-out tasks (95 % {low:.1%} to {high:.1%})")
     for k, rate in found.pass_at_k.items():
         typer.echo(f"pass@{k}  {rate:.1%}")
-    if found.errors:
-        typer.echo(f"{found.errors} tasks left out: the environment broke")
+    if lost := lost_text(found):
+        typer.echo(f"left out: {lost}")

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -73,7 +74,7 @@ def measure(runs: list[Path], worth: int) -> dict[str, Any]:
         firsts = [both for _, key, both in found if key[0] == number]
         result["first_by_round"][number] = {kind: mean(one[kind][0][0] for one in firsts) for kind in KINDS}
 
-    def compare(name: str, counts: dict[str, list[tuple[float, float]]]) -> None:
+    def compare(name: str, counts: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """counts: (right, out of) a task, by kind."""
         from kintsugi.training.intervals import rate_ratio
 

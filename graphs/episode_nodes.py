@@ -44,7 +44,7 @@ from kintsugi.records import (
     message_from_plain,
     to_plain,
 )
-from kintsugi.sandboxes.environments.environment import TakesNotes
+from kintsugi.sandboxes.environments.environment import Environment, TakesNotes
 
 Node = Callable[[EpisodeState], Awaitable[EpisodeState]]
 
@@ -73,9 +73,6 @@ class Cast:
 
 def nodes(cast: Cast) -> dict[str, Node]:
     """The node functions by name. Refiner and reflector are there only when the recipe repairs through them."""
-    environment = cast.worlds.environment
-    if cast.repair.words == "notes" and not isinstance(environment, TakesNotes):
-        raise ConfigError(f'{environment.name} takes no notes of a lost attempt: set repair.words = "policy"')
     table: dict[str, Node] = {"agent": _Agent(cast), "environment": _Environment(cast)}
     if cast.repair.who == "self":
         table["refiner"] = _Repairer(cast, "refiner")
@@ -180,9 +177,7 @@ class _Repairer:
         again = self.cast.repair.form == "again"
         attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
         if self.cast.repair.words == "notes":
-            environment = self.cast.worlds.environment
-            assert isinstance(environment, TakesNotes), "nodes() looks for this"
-            notes = environment.notes(task_of(state), _turns(failed.messages))
+            notes = note_taker(self.cast.worlds.environment).notes(task_of(state), _turns(failed.messages))
             return _went(state, self.name, _add(attempt, Critique(text=notes, author="notes")))
         keep = state["plan"].get("keep") if not state["attempts"] else None
         request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
@@ -262,6 +257,13 @@ def transcript(trajectory: Trajectory) -> str:
 
 def _critiques(messages: Sequence[Message]) -> list[Critique]:
     return [message for message in messages if isinstance(message, Critique)]
+
+
+def note_taker(environment: Environment) -> TakesNotes:
+    """The environment as one that takes notes; ConfigError when it does not."""
+    if isinstance(environment, TakesNotes):
+        return environment
+    raise ConfigError(f'{environment.name} takes no notes of a lost attempt: set repair.words = "policy"')
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:

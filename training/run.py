@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kintsugi.config import validate, with_overrides
 from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError, missing_extra
+from kintsugi.graphs.episode_nodes import note_taker
 from kintsugi.graphs.round_graph import RoundState, run_rounds
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
@@ -87,6 +88,8 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
     for split in (settings.train_split, settings.heldout_split):
         if not troupe.environment.tasks(split, limit=1):
             raise LearningError(f'{settings.name} has no tasks in its split "{split}"')
+    if recipe.repair.words == "notes" and recipe.repair.who != "none":
+        note_taker(troupe.environment)
     for role in ("actor", {"self": "refiner", "reflector": "reflector"}.get(recipe.repair.who, "actor")):
         troupe.prompt(role)
 

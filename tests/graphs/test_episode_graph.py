@@ -17,7 +17,7 @@ from kintsugi.agents.policies.policy import Sampling
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.errors import ConfigError, ContextTooLong
 from kintsugi.graphs.episode_graph import build_episode_graph
-from kintsugi.graphs.episode_nodes import Cast, nodes
+from kintsugi.graphs.episode_nodes import Cast, note_taker
 from kintsugi.graphs.episode_state import EpisodePlan, finished_episode, start_state
 from kintsugi.records import Action, Critique, Observation, Task, Verdict, to_plain
 from kintsugi.sandboxes.environments.environment import open_environment
@@ -261,7 +261,7 @@ def test_notes_are_made_from_the_lost_attempt_without_a_model() -> None:
     """`words = "notes"`: the environment writes the reflection; nothing is sampled for it, and the agent acts with it."""
     environment, task, plan = one_hunt()
     with pytest.raises(ConfigError, match="takes no notes"):
-        nodes(cast_of(ScriptedPolicy([]), environment, prompts="react", repair={**SELF, "form": "again", "words": "notes"}))
+        note_taker(environment)
     told: list[Any] = []
 
     class Noting(type(environment)):

@@ -149,14 +149,15 @@ class Watch:
         gone = sum(self.own_ticks.values()) - living
         self.seen_ticks = max(self.seen_ticks, living + max(gone, waited))
         written, entries = folder_size(place.folder)
-        if place.descriptors_seen:
+        too_many = max(threads, len(family)) > limits["processes"]
+        if place.descriptors_seen and not too_many:  # a bomb must be killed before it is counted: it has the cores
             held = count_held(family, place.folder, place.uid, int(limits["files_mb"] * (1 << 20)))
             written, memory = written + held.files, memory + held.buffers
         if self.seen_ticks * TICK_S >= limits["cpu_s"]:
             self.kill("timeout")
         elif len(family) > 1 and memory > limits["memory_mb"] * (1 << 20):
             self.kill("memory")
-        elif max(threads, len(family)) > limits["processes"]:
+        elif too_many:
             self.kill("error", f"stopped: more than {limits['processes']} processes and threads")
         elif written > limits["files_mb"] * (1 << 20) or entries > 256 * limits["files_mb"]:
             self.kill("error", f"stopped: its files are more or larger than {limits['files_mb']} MiB allow")

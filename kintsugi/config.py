@@ -8,11 +8,11 @@ names the key, what was expected and the nearest known name. Nothing here knows 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kintsugi.errors import ConfigError, nearest
 
@@ -21,6 +21,22 @@ class StrictConfig(BaseModel):
     """A frozen config whose unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """true is no 1: pydantic would take it for one."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            kinds = _kinds(cls.model_fields[name].annotation) if name in cls.model_fields else set()
+            if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"a number for {name}, not {str(value).lower()}")
+        return values
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types in an annotation, those inside unions and Annotated too."""
+    found = {annotation} if isinstance(annotation, Hashable) else set()
+    return found.union(*map(_kinds, get_args(annotation)))
 
 
 C = TypeVar("C", bound=StrictConfig)

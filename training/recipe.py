@@ -154,7 +154,7 @@ class EvaluateConfig(StrictConfig):
     seed: int = 0
     samples: int = Field(default=0, ge=0)
     pass_k: tuple[int, ...] = (1,)
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
 
 
 class ControlConfig(StrictConfig):
@@ -170,9 +170,9 @@ class Recipe(StrictConfig):
 
     name: str
     description: str = ""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     rounds: int = Field(default=4, ge=0)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     environment: EnvironmentConfig
     model: ModelConfig = ModelConfig()
     warm_start: WarmStartConfig | None = None
@@ -243,7 +243,12 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     own = _placed({key: value for key, value in values.items() if key != "extends"}, path.parent)
     if parent is None:
         return {"name": path.stem, **own}
-    base = _read(_beside(str(parent), path.parent), (*seen, name))
+    if not isinstance(parent, str):
+        raise ConfigError(f"expected the name or path of one recipe in extends of {path}, found {parent!r}")
+    base = _read(_beside(parent, path.parent), (*seen, name))
+    named = own.get("environment", {}).get("name") if isinstance(own.get("environment"), Mapping) else None
+    if named is not None and named != base.get("environment", {}).get("name"):
+        base["environment"].pop("options", None)  # they are another environment's
     return merged({**base, "name": path.stem}, own)
 
 

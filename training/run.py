@@ -28,6 +28,7 @@ from kintsugi.training.gate import GateConfig
 from kintsugi.training.recipe import Recipe
 from kintsugi.training.run_folder import RunFolder
 from kintsugi.training.stages import Stages
+from kintsugi.training.warm_start import check_demonstrations
 from kintsugi.training.watch import Watch
 
 
@@ -88,6 +89,8 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
     for split in (settings.train_split, settings.heldout_split):
         if not troupe.environment.tasks(split, limit=1):
             raise LearningError(f'{settings.name} has no tasks in its split "{split}"')
+    if recipe.warm_start is not None and not model.path:
+        check_demonstrations(troupe.environment, recipe.warm_start)
     if recipe.repair.words == "notes" and recipe.repair.who != "none":
         note_taker(troupe.environment)
     for role in ("actor", {"self": "refiner", "reflector": "reflector"}.get(recipe.repair.who, "actor")):
@@ -168,6 +171,8 @@ def champion_of(folder: Path) -> Path:
         for line in run.metrics()
         if line["kind"] == "evaluation" and line["arm"] == "main" and line["promoted"]
     ]
+    if not promoted and not run.metrics_file.exists() and (run.path / "policies").exists():
+        raise RunError(f"{run.metrics_file} is missing, which says what was promoted: restore it from a copy")
     if not promoted:
         raise RunError(f"{folder} has promoted no policy yet: go on with it (kintsugi train --resume {folder})")
     run_id = run.info().get("run_id") or run_id_of(recipe_of(folder))

@@ -125,9 +125,14 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         try:
-            return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if line]
+            lines = [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if line]
         except (OSError, ValueError) as error:
             raise RunError(f"{self.metrics_file} cannot be read ({error}): restore it from a copy") from None
+        for line in lines:
+            whole = isinstance(line, dict) and "kind" in line
+            if not whole or (line["kind"] == "evaluation" and not {"arm", "policy_version", "promoted"} <= line.keys()):
+                raise RunError(f"{self.metrics_file} has a line that no run writes, {line!r:.60}: restore it from a copy")
+        return lines
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -28,7 +28,7 @@ from kintsugi.records import DatasetRow, Task, content_hash
 from kintsugi.sandboxes.environments.environment import Environment, is_file_name
 from kintsugi.training.batches import OBSERVED
 from kintsugi.training.casting import Troupe
-from kintsugi.training.recipe import Recipe
+from kintsugi.training.recipe import Recipe, WarmStartConfig
 
 WORD_PIECE = re.compile(r" ?[!-/:-~]+")
 VOCABULARY_TASKS = 2000
@@ -59,13 +59,20 @@ class Demonstrations:
     episodes: Sequence[Sequence[tuple[str, str]]]
 
 
+def check_demonstrations(environment: Environment, settings: WarmStartConfig) -> None:
+    """ConfigError when the environment has not what the warm start is to show."""
+    if not environment.tasks("demonstrations", limit=1):
+        raise ConfigError(f'{environment.name} has no "demonstrations" split: give model.path instead of a warm start')
+    script = "scripted_repair" if environment.max_turns == 1 else "scripted_retry"
+    if settings.repair_share and not hasattr(environment, script):
+        raise ConfigError(f"{environment.name} has no scripted repairs: set warm_start.repair_share=0")
+
+
 async def demonstrations(troupe: Troupe, num: int, seed: int) -> Demonstrations:
-    """`num` scripted demonstrations, made once for a troupe. An environment that has none is a ConfigError."""
+    """`num` scripted demonstrations, made once for a troupe. A task without a scripted solution is a ConfigError."""
     if (num, seed) not in troupe.shown:
         environment = troupe.environment
         tasks = environment.tasks("demonstrations", limit=num, seed=seed)
-        if not tasks:
-            raise ConfigError(f'{environment.name} has no "demonstrations" split: give model.path instead of a warm start')
         episodes = [await _scripted_episode(environment, task) for task in tasks]
         troupe.shown[num, seed] = Demonstrations(tasks=tasks, episodes=episodes)
     return troupe.shown[num, seed]

@@ -123,7 +123,7 @@ class EndpointClient:
             raise self._status_error(response, text, key)
         try:
             reply = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             raise PolicyError(

@@ -167,7 +167,7 @@ class EndpointPolicy:
 
     def _read(self, reply: dict[str, Any], request: Request) -> list[Completion]:
         prompt_ids = tuple(reply.get("prompt_token_ids") or ())
-        usage = reply.get("usage") or {}
+        usage = reply["usage"] if isinstance(reply.get("usage"), dict) else {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         processed = max(0, (usage.get("prompt_tokens") or len(prompt_ids)) - cached)
         completions = []
@@ -180,6 +180,9 @@ class EndpointPolicy:
                     f"{len(logprobs)}: pass logprobs=false, or update the server."
                 )
             message = choice.get("message") or {}
+            if not isinstance(message, dict):
+                shown = self._client.shown_url
+                raise PolicyError(f"expected a message with content from {shown}, found {message!r:.60}: mend the server")
             text, _ = cut_at_stop(_text(message.get("content"), self._client.shown_url), request.sampling.stop)
             if self._tools is not None:
                 text = self._tools.text(text, openai_calls(message))
@@ -291,8 +294,11 @@ def _text(content: Any, where: str) -> str:
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    content: Sequence[Mapping[str, Any]] = (choice.get("logprobs") or {}).get("content") or ()
-    values = tuple(float(entry["logprob"]) for entry in content)
+    """Of a choice that gives them in OpenAI's form, finite numbers all; else none."""
+    try:
+        values = tuple(float(entry["logprob"]) for entry in choice["logprobs"]["content"])
+    except (KeyError, TypeError, ValueError):
+        return ()
     return values if all(math.isfinite(value) for value in values) else ()
 
 

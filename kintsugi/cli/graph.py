@@ -62,6 +62,8 @@ def graph(
     filters = {"round": round, "stop": stop, "task_id": task, "purpose": purpose}
     given = {name: value for name, value in filters.items() if value is not None}
     _check(which, run, episode, given)
+    if out is not None and form is None and not as_json and out.suffix not in {"", ".txt", *SUFFIXES}:
+        raise ConfigError(f'no drawing ends in "{out.suffix}": expected {", ".join(SUFFIXES)}, or say --format')
     chosen = Form.json if as_json else form or SUFFIXES.get(out.suffix if out is not None else "", Form.text)
     if chosen is Form.png and out is None:
         raise ConfigError("a PNG is no text for the screen: name a file with --out FILE.png")

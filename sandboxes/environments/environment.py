@@ -149,7 +149,10 @@ def open_environment(kind: str, options: Mapping[str, Any] | None = None) -> Env
     Unknown names and options, missing options, and files that cannot be imported raise ConfigError."""
     module = environment_module(kind)
     _check_options(kind, module.open_environment, options or {})
-    return module.open_environment(**dict(options or {}))
+    opened = module.open_environment(**dict(options or {}))
+    if not isinstance(opened, Environment):
+        raise ConfigError(f"expected an environment from open_environment of {kind}, found {opened!r:.60}: see Environment")
+    return opened
 
 
 def environment_module(kind: str) -> ModuleType:
@@ -177,7 +180,7 @@ def _module_of_file(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # somebody's own code: whatever it raises is theirs to mend
+    except (Exception, SystemExit) as error:  # somebody's own code: whatever it raises is theirs to mend
         del sys.modules[name]
         raise ConfigError(f"{path} cannot be imported ({type(error).__name__}: {error}): mend it") from error
     if not callable(getattr(module, "open_environment", None)):

@@ -166,6 +166,25 @@ def test_the_servers_wait_is_kept(handled: Any, monkeypatch: pytest.MonkeyPatch)
     assert [wait for wait in waits if wait] == [7, 7]
 
 
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"usage": [1]},
+        {"logprobs": "no"},
+        {"logprobs": {"content": ["x"]}},
+        {"logprobs": {"content": [{"logprob": None}]}},
+        {"logprobs": {"content": [{}]}},
+    ],
+)
+def test_odd_extras_of_an_answer_are_left_out(handled: Any, further: dict[str, Any]) -> None:
+    """The text is what counts; costs and log-probabilities in no known form are as good as none."""
+    odd = reply("hi", **{name: value for name, value in further.items() if name != "usage"})
+    odd.update({name: value for name, value in further.items() if name == "usage"})
+    with handled(chat(lambda *_: odd)) as url:
+        (answer,) = ask(url)
+    assert (answer.text, answer.logprobs) == ("hi", ())
+
+
 def test_content_in_parts_is_joined(handled: Any) -> None:
     """As some servers give it; no content at all is an empty answer."""
     parts = [{"type": "text", "text": "a = 1\n"}, {"type": "text", "text": "print(a)"}]
@@ -184,6 +203,8 @@ def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) 
         "request": (400, json.dumps({"detail": [{"msg": "no such option"}]})),
         "image": {"choices": [{"message": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}}]},
         "number": {"choices": [{"message": {"content": 7}}]},
+        "said": {"choices": [{"message": "hi"}]},
+        "deep": (200, "[" * 100_000),
         "uneven": {**reply("hi", token_ids=[1, 2], logprobs={"content": [{"logprob": -1.0}]})},
     }
     expected = {
@@ -194,6 +215,8 @@ def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) 
         "request": "no such option",
         "image": "expected a text as the content of an answer",
         "number": "found '7'",
+        "said": "expected a message with content",
+        "deep": "expected a JSON object",
         "uneven": "expected a log-probability for each of 2 tokens",
     }
     for kind, said in expected.items():

@@ -202,7 +202,7 @@ def test_adapter_folder_is_loaded_on_its_base(folder: Path, tmp_path: Path, monk
     tuned = peft.get_peft_model(
         base, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     )
-    tuned.save_pretrained(tmp_path / "adapter")
+    tuned.save_pretrained(str(tmp_path / "adapter"))
     request = Request(messages=as_messages(("user", "Say something.")))
     with torch.no_grad():
         ids = torch.tensor([[5, 6, 7, 8]])
@@ -267,7 +267,7 @@ def test_cut_off_weights_are_named(folder: Path, tmp_path: Path) -> None:
     _with(open_policy(str(folder)), reload)
     base = transformers.AutoModelForCausalLM.from_pretrained(folder)
     settings = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
-    peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
+    peft.get_peft_model(base, settings).save_pretrained(str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(PolicyError, match=r"adapter_model.safetensors.*0 bytes"):
         open_policy(str(folder), adapter=str(tmp_path / "adapter"))

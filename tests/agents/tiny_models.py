@@ -37,7 +37,7 @@ def _config(kind: str) -> Any:
         case "qwen3":
             return transformers.Qwen3Config(**GROUPED, head_dim=8)
         case "neox":
-            return transformers.GPTNeoXConfig(**COMMON, rotary_pct=0.5)
+            return transformers.GPTNeoXConfig(**{**COMMON, "rotary_pct": 0.5})
         case "gpt2":
             return transformers.GPT2Config(**OTHERS, n_embd=32, n_layer=2, n_head=4, n_positions=512)
         case "mistral":

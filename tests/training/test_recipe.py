@@ -91,3 +91,43 @@ def test_the_plan_tells_what_costs_and_what_is_shown_again() -> None:
     told = plan_text(load_recipe("rerest"))
     assert "learns wrong → right, 60 steps of sft, then looks once more, with 20% of the tokens" in told
     assert "reflect " not in plan_text(load_recipe("envisions")) and "replayed" not in plan_text(load_recipe("rerest_dpo"))
+
+
+def test_options_are_the_environments_own(elsewhere: Path) -> None:
+    """A recipe that names another environment does not inherit the options of its base's."""
+    (elsewhere / "other.toml").write_text('extends = "demo"\n[environment]\nname = "treasure_hunt"\n')
+    assert load_recipe(str(elsewhere / "other.toml")).environment.options == {}
+    (elsewhere / "same.toml").write_text('extends = "demo"\n[environment]\ntrain_split = "train"\n')
+    assert load_recipe(str(elsewhere / "same.toml")).environment.options == {"events": "1-3"}
+    (elsewhere / "many.toml").write_text('extends = ["demo"]\n')
+    with pytest.raises(ConfigError, match="one recipe in extends"):
+        load_recipe(str(elsewhere / "many.toml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rounds=true", "expected a number for rounds, not true"),
+        ("explore.tasks=false", "a number for tasks, not false"),
+        ("seed=-1", '"seed" expects'),
+        ("seed=99999999999", '"seed" expects'),
+        ("evaluate.max_tokens=0", "max_tokens"),
+        ("threads=99999999999999999999999", "threads"),
+        ("warm_start.low=0.9", "warm_start.low"),
+        ("learn.lr=inf", "lr"),
+        ("explore.k=1000", "explore.k"),
+    ],
+)
+def test_numbers_have_bounds(override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo", [override])
+    assert told in str(caught.value)
+
+
+def test_what_a_warm_start_needs_is_looked_for_before_a_run(elsewhere: Path) -> None:
+    changes = ["environment.name=treasure_hunt", "environment.options={}", "model.prompts=bare_turns"]
+    check_recipe(load_recipe("demo", changes))
+    with pytest.raises(ConfigError, match="treasure_hunt has no scripted repairs"):
+        check_recipe(load_recipe("demo", [*changes, "warm_start.repair_share=0.2"]))
+    with pytest.raises(ConfigError, match="takes no notes"):
+        check_recipe(load_recipe("demo", [*changes, "repair.who=self", "repair.form=again", "repair.words=notes"]))

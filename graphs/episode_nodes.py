@@ -177,7 +177,7 @@ class _Repairer:
         again = self.cast.repair.form == "again"
         attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
         if self.cast.repair.words == "notes":
-            notes = note_taker(self.cast.worlds.environment).notes(task_of(state), _turns(failed.messages))
+            notes = note_taker(self.cast.worlds.environment).notes(task_of(state), turns(failed.messages))
             return _went(state, self.name, _add(attempt, Critique(text=notes, author="notes")))
         keep = state["plan"].get("keep") if not state["attempts"] else None
         request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
@@ -266,15 +266,15 @@ def note_taker(environment: Environment) -> TakesNotes:
     raise ConfigError(f'{environment.name} takes no notes of a lost attempt: set repair.words = "policy"')
 
 
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(action, what the environment said to it) of each turn."""
-    turns: list[tuple[str, str]] = []
+def turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """(action, what the environment said to it, "" where nothing) of each turn."""
+    found: list[tuple[str, str]] = []
     for message in messages:
         if isinstance(message, Action):
-            turns.append((message.text, ""))
-        elif isinstance(message, Observation) and turns:
-            turns[-1] = (turns[-1][0], message.text)
-    return turns
+            found.append((message.text, ""))
+        elif isinstance(message, Observation) and found:
+            found[-1] = (found[-1][0], message.text)
+    return found
 
 
 def _memory(messages: Sequence[Message]) -> str:

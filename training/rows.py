@@ -17,8 +17,8 @@ from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import Policy, Request, live
 from kintsugi.agents.roles import Prompt
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
-from kintsugi.graphs.episode_nodes import repair_request, rollback_request
-from kintsugi.records import Action, Critique, DatasetRow, Fault, Observation, Pair, Trajectory
+from kintsugi.graphs.episode_nodes import repair_request, rollback_request, turns
+from kintsugi.records import Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
 
@@ -82,28 +82,13 @@ class Rows:
     def explore_rows(self, trajectory: Trajectory, *, weight: float = 1.0) -> list[DatasetRow]:
         """x → y⁺, a row for each stretch between turns that fell out of the history window: what the agent saw then, without
         loss, and the actions of the stretch. Without a window, or without token ids, one row."""
-        turns = list(zip(trajectory.actions, _answers(trajectory), strict=True))
-        known = [action.tokens for action, _ in turns]
-        begins = [0, *(i for i, tokens in enumerate(known) if i and tokens is not None and tokens.restart), len(turns)]
+        known = [action.tokens for action in trajectory.actions]
+        begins = [0, *(i for i, tokens in enumerate(known) if i and tokens is not None and tokens.restart), len(known)]
         if self.rules.history_turns is None or None in known or len(begins) == 2:
             return [self.explore(trajectory, weight=weight)]
-        rows = []
-        for first, end in itertools.pairwise(begins):
-            chat = list(self.actor.messages(task=_opening(trajectory), attempt="", feedback="", memory=""))
-            for action, answer in turns[self.rules.turns_dropped(first) : first]:
-                chat.append({"role": "assistant", "content": action.text})
-                chat.append({"role": "user", "content": answer})
-            ids = list(self.chat.context(Request(messages=tuple(chat))))
-            mask = [0] * len(ids)
-            for index in range(first, end):
-                tokens = turns[index][0].tokens
-                assert tokens is not None
-                given = () if index == first else tokens.context_ids
-                ids += [*given, *tokens.completion_ids]
-                mask += [0] * len(given) + [int(turns[index][1] not in self.unlearned)] * len(tokens.completion_ids)
-            names = {"task_id": trajectory.task_id, "trajectory_id": trajectory.id}
-            rows.append(DatasetRow(kind="explore", ids=tuple(ids), mask=tuple(mask), weight=weight, **names))
-        return rows
+        names = {"task_id": trajectory.task_id, "trajectory_id": trajectory.id}
+        stretches = [self._stretch(trajectory, first, end) for first, end in itertools.pairwise(begins)]
+        return [DatasetRow(kind="explore", ids=ids, mask=mask, weight=weight, **names) for ids, mask in stretches]
 
     def pair(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
         """y⁺ preferred to y⁻ after the same prompt."""
@@ -197,15 +182,25 @@ class Rows:
             while chat and chat[-1]["role"] != "assistant":
                 chat.pop()
             return self.chat.row(chat)
-        ids = list(self.chat.context(Request(messages=messages)))
+        return self._stretch(trajectory, 0, len(actions))
+
+    def _stretch(self, trajectory: Trajectory, first: int, end: int) -> tuple[Ids, Ids]:
+        """(ids, mask) of the turns from `first` to before `end`, whose ids go on from one another: the plain agent prompt,
+        the earlier turns that the agent still saw then, and what was sampled."""
+        said = turns(trajectory.messages)
+        chat = list(self.actor.messages(task=_opening(trajectory), attempt="", feedback="", memory=""))
+        for action, answer in said[self.rules.turns_dropped(first) : first]:
+            chat.append({"role": "assistant", "content": action})
+            chat.append({"role": "user", "content": answer})
+        ids = list(self.chat.context(Request(messages=tuple(chat))))
         mask = [0] * len(ids)
-        for index, (action, answer) in enumerate(zip(actions, _answers(trajectory), strict=True)):
-            tokens = action.tokens
+        for index in range(first, end):
+            tokens, learned = trajectory.actions[index].tokens, int(said[index][1] not in self.unlearned)
             assert tokens is not None
-            given = self._kept(trajectory) if index == 0 else tokens.context_ids
-            learned = int(answer not in self.unlearned)
-            ids += [*given, *tokens.completion_ids]
-            mask += [learned if index == 0 else 0] * len(given) + [learned] * len(tokens.completion_ids)
+            kept = self._kept(trajectory) if index == 0 else ()
+            given = () if index == first else tokens.context_ids
+            ids += [*kept, *given, *tokens.completion_ids]
+            mask += [learned] * len(kept) + [0] * len(given) + [learned] * len(tokens.completion_ids)
         return tuple(ids), tuple(mask)
 
 
@@ -224,17 +219,6 @@ def rollback_cut(rejected: Trajectory, chosen: Trajectory, *, blind: bool = Fals
     kept = "".join(wrong[:same])
     bad = wrong[same].rstrip("\n") if same < len(wrong) else ""
     return Fault(kept=kept, bad=bad, note="wrong"), "".join(right[same:])
-
-
-def _answers(trajectory: Trajectory) -> list[str]:
-    """What the environment said to each action; "" where it said nothing."""
-    answers: list[str] = []
-    for message in trajectory.messages:
-        if isinstance(message, Action):
-            answers.append("")
-        elif isinstance(message, Observation) and answers:
-            answers[-1] = message.text
-    return answers
 
 
 def _opening(trajectory: Trajectory) -> str:

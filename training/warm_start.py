@@ -22,6 +22,7 @@ from typing import Any
 
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.policy import ChatMessage
+from kintsugi.agents.roles import Prompt
 from kintsugi.errors import ConfigError, LearningError
 from kintsugi.graphs.episode_nodes import rollback_request
 from kintsugi.records import DatasetRow, Task, content_hash
@@ -103,11 +104,7 @@ def demonstration_rows(
     garble = Garbler(chat, settings.word_noise) if noise_seed is not None and settings.word_noise else None
     rows = []
     for task, turns in zip(shown.tasks, shown.episodes, strict=True):
-        messages = list(prompt.messages(task=task.prompt, attempt="", feedback="", memory=""))
-        for action, answer in turns:
-            messages.append(ChatMessage(role="assistant", content=action))
-            messages.append(ChatMessage(role="user", content=answer))
-        ids, mask = chat.row(messages[:-1])
+        ids, mask = _episode_ids(chat, prompt, task, turns)
         rng = random.Random(f"{noise_seed}:{task.id}")
         if garble is not None and rng.random() < settings.noise_share:
             start = mask.index(1)
@@ -117,6 +114,17 @@ def demonstration_rows(
             mask = tuple(value or OBSERVED for value in mask)
         rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
     return rows
+
+
+def _episode_ids(
+    chat: ChatTokens, prompt: Prompt, task: Task, turns: Sequence[tuple[str, str]], memory: str = ""
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids, mask) of a scripted episode after the actor's prompt."""
+    messages = list(prompt.messages(task=task.prompt, attempt="", feedback="", memory=memory))
+    for action, answer in turns:
+        messages.append(ChatMessage(role="assistant", content=action))
+        messages.append(ChatMessage(role="user", content=answer))
+    return chat.row(messages[:-1])
 
 
 class Garbler:
@@ -171,11 +179,7 @@ async def second_try_rows(
         found = await script(task, random.Random(f"{seed}:{index}"))
         if found is not None:
             notes, turns = found
-            messages = list(prompt.messages(task=task.prompt, attempt="", feedback="", memory=notes))
-            for action, answer in turns:
-                messages.append(ChatMessage(role="assistant", content=action))
-                messages.append(ChatMessage(role="user", content=answer))
-            ids, mask = chat.row(messages[:-1])
+            ids, mask = _episode_ids(chat, prompt, task, turns, notes)
             rows.append(DatasetRow(kind="demonstration", task_id=task.id, trajectory_id="", ids=ids, mask=mask))
     return rows
 

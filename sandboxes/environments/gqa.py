@@ -30,7 +30,6 @@ from typing import Any, Final
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Task, Verdict
 from kintsugi.sandboxes.environments.about import About, Download
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.gqa_invented import SPLITS, draw_scene, make_records
 from kintsugi.sandboxes.environments.gqa_official import is_open, program_of
 from kintsugi.sandboxes.environments.gqa_program import Outcome, Sight, run_program
@@ -39,7 +38,7 @@ from kintsugi.sandboxes.environments.official_records import BUNDLED, Made, Reco
 from kintsugi.sandboxes.environments.printed_number import is_text, readable
 from kintsugi.sandboxes.environments.program_of_thought import (
     MAX_CHARACTERS,
-    AssessedWorld,
+    AssessedEnvironment,
     Objection,
     Program,
     find_program,
@@ -95,7 +94,7 @@ def open_environment(
     return Gqa(data=data, sight=sight, models=models, num_tasks=num_tasks)
 
 
-class Gqa(RecordTasks, ProgramEnvironment):
+class Gqa(RecordTasks, AssessedEnvironment):
     """The environment. A payload holds `answer`, `types`, `semantic`, `image` (its id) and `scene` or `path`."""
 
     name = "gqa"
@@ -191,12 +190,6 @@ class Gqa(RecordTasks, ProgramEnvironment):
         return spoiled
 
     # The verdict
-
-    async def start(self, task: Task) -> World:
-        return AssessedWorld(self, task)
-
-    async def judge(self, task: Task, action: str) -> Verdict:
-        return (await self.assess(task, action))[0]
 
     async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
         """The verdict, and how many programs were run for it (0 when the action is none)."""

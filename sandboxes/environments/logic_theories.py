@@ -22,13 +22,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from kintsugi.records import Task, Verdict
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.logic_program import RUNNER, LogicProgram, read_program
 from kintsugi.sandboxes.environments.official_records import RecordTasks
 from kintsugi.sandboxes.environments.printed_number import is_text, readable
 from kintsugi.sandboxes.environments.program_of_thought import (
     MAX_CHARACTERS,
-    AssessedWorld,
+    AssessedEnvironment,
     Objection,
     Program,
     find_program,
@@ -41,7 +40,7 @@ FENCES: Final = ("logic", "prolog", "asp", "text", "plaintext")
 _LIMITS: Final = {"memory_mb": 256, "output_bytes": 1 << 20}
 
 
-class LogicTheories(RecordTasks, Sandboxed, ProgramEnvironment):
+class LogicTheories(RecordTasks, Sandboxed, AssessedEnvironment):
     """Judges a logic program by its label. A payload holds `answer` ("True", "False", "Unknown"), `context` and
     `statement`, and `notation` where the release has the theory in its own (facts, rules, query).
 
@@ -68,12 +67,6 @@ class LogicTheories(RecordTasks, Sandboxed, ProgramEnvironment):
             return [[f"{head}\n{query}\nFacts:\n{query}"]]
         turned = query.replace(", True)", ", #)").replace(", False)", ", True)").replace(", #)", ", False)")
         return [[f"{head}\n{turned}"]]
-
-    async def start(self, task: Task) -> World:
-        return AssessedWorld(self, task)
-
-    async def judge(self, task: Task, action: str) -> Verdict:
-        return (await self.assess(task, action))[0]
 
     async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
         """The verdict, and how many programs were run for it (0 when the action is none)."""

@@ -30,12 +30,11 @@ from typing import Any, Final
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Task, Verdict
 from kintsugi.sandboxes.environments.about import About, Download
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.official_records import Made, RecordTasks, Row, hub_rows, json_list, jsonl, texts
 from kintsugi.sandboxes.environments.printed_number import is_text, readable
 from kintsugi.sandboxes.environments.program_of_thought import (
     MAX_CHARACTERS,
-    AssessedWorld,
+    AssessedEnvironment,
     Objection,
     Program,
     find_program,
@@ -89,7 +88,7 @@ def open_environment(
     return Mbpp(data=data, hub=hub, show_tests=show_tests, sandbox=sandbox, limits=limits)
 
 
-class Mbpp(RecordTasks, Sandboxed, ProgramEnvironment):
+class Mbpp(RecordTasks, Sandboxed, AssessedEnvironment):
     """The environment. A payload holds `code` (the reference), `tests`, `setup` and `shown`, the tests in the prompt."""
 
     name = "mbpp"
@@ -137,12 +136,6 @@ class Mbpp(RecordTasks, Sandboxed, ProgramEnvironment):
         return [["\n".join([gold[-1], *broken])]] if broken else []
 
     # The verdict
-
-    async def start(self, task: Task) -> World:
-        return AssessedWorld(self, task)
-
-    async def judge(self, task: Task, action: str) -> Verdict:
-        return (await self.assess(task, action))[0]
 
     async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
         """The verdict, and how many programs were run for it (0 when the action is no program)."""

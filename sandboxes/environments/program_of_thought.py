@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from kintsugi.records import Fault, Task, Verdict
 from kintsugi.sandboxes.environments.environment import ProgramEnvironment, Reply, World
@@ -134,16 +134,24 @@ def parse_program(source: str) -> ast.Module | Objection:
         return Objection(text="SyntaxError: the text cannot be read as Python (odd characters or too deep).")
 
 
-class Assessing(Protocol):
-    """An environment of one turn that says how many programs it ran."""
+class AssessedEnvironment(ProgramEnvironment):
+    """Base of environments of one turn that count the programs run for it: give `assess` instead of `judge`."""
 
-    async def assess(self, task: Task, action: str) -> tuple[Verdict, int]: ...
+    async def start(self, task: Task) -> World:
+        return AssessedWorld(self, task)
+
+    async def judge(self, task: Task, action: str) -> Verdict:
+        return (await self.assess(task, action))[0]
+
+    async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
+        """The verdict on `action`, and how many programs were run for it; malformed ones fail, they do not raise."""
+        raise NotImplementedError
 
 
 class AssessedWorld:
-    """One turn; counts the programs that were run for it."""
+    """One turn of it."""
 
-    def __init__(self, environment: Assessing, task: Task) -> None:
+    def __init__(self, environment: AssessedEnvironment, task: Task) -> None:
         self.environment, self.task = environment, task
 
     async def observe(self) -> str:
@@ -157,7 +165,7 @@ class AssessedWorld:
         return None
 
 
-class ProgramOfThought(Sandboxed, ProgramEnvironment):
+class ProgramOfThought(Sandboxed, AssessedEnvironment):
     """Judges a program by the number that it prints. See the module's docstring.
 
     sandbox, limits: as `Sandboxed` has them.
@@ -214,12 +222,6 @@ class ProgramOfThought(Sandboxed, ProgramEnvironment):
         return text
 
     # The verdict
-
-    async def start(self, task: Task) -> World:
-        return AssessedWorld(self, task)
-
-    async def judge(self, task: Task, action: str) -> Verdict:
-        return (await self.assess(task, action))[0]
 
     async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
         """The verdict, and how many programs were run for it (0 when the action is no program)."""

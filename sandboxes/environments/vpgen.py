@@ -32,7 +32,6 @@ from typing import Any, Final
 from kintsugi.errors import ConfigError, DataError, nearest
 from kintsugi.records import Fault, Task, Verdict
 from kintsugi.sandboxes.environments.about import About, Download
-from kintsugi.sandboxes.environments.environment import ProgramEnvironment, World
 from kintsugi.sandboxes.environments.official_records import (
     BUNDLED,
     Made,
@@ -44,7 +43,7 @@ from kintsugi.sandboxes.environments.official_records import (
     texts,
 )
 from kintsugi.sandboxes.environments.printed_number import is_text
-from kintsugi.sandboxes.environments.program_of_thought import MAX_CHARACTERS, AssessedWorld, Objection, find_program
+from kintsugi.sandboxes.environments.program_of_thought import MAX_CHARACTERS, AssessedEnvironment, Objection, find_program
 from kintsugi.sandboxes.environments.vpgen_invented import SPLITS, make_records
 from kintsugi.sandboxes.environments.vpgen_judge import (
     SKILLS,
@@ -102,7 +101,7 @@ def open_environment(
     return Vpgen(data=data, skills=wanted, num_tasks=num_tasks, pictures=pictures, gligen=gligen)
 
 
-class Vpgen(RecordTasks, ProgramEnvironment):
+class Vpgen(RecordTasks, AssessedEnvironment):
     """The environment. A payload holds `checks` and `unjudged`, the number of checks that need a picture."""
 
     name = "vpgen"
@@ -226,12 +225,6 @@ class Vpgen(RecordTasks, ProgramEnvironment):
         return [[write_layout(one)] for one in wrong if one]
 
     # The verdict
-
-    async def start(self, task: Task) -> World:
-        return AssessedWorld(self, task)
-
-    async def judge(self, task: Task, action: str) -> Verdict:
-        return (await self.assess(task, action))[0]
 
     async def assess(self, task: Task, action: str) -> tuple[Verdict, int]:
         """The verdict, and 1 when there was a layout to check, else 0."""

@@ -64,7 +64,8 @@ def vilt(folder: Path, answers: tuple[str, ...] = ("yes", "no", "red", "left", "
         label2id={answer: place for place, answer in enumerate(answers)},
     )  # fmt: skip
     ViltForQuestionAnswering(config).save_pretrained(folder)
-    images = ViltImageProcessorPil(size={"shortest_edge": 32}, size_divisor=8)
+    sizes: dict[str, Any] = {"size": {"shortest_edge": 32}, "size_divisor": 8}  # typed in some builds of transformers only
+    images = ViltImageProcessorPil(**sizes)
     ViltProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
     return str(folder)
 

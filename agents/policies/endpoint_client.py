@@ -5,7 +5,8 @@ sentence.
     reply = await client.post("chat/completions", {...})   # a dict, or PolicyError
 
 Retried with growing waits: 408, 429, 5xx, refused and reset connections. Not retried: everything else, a timeout
-included (the server may still be at work on it). The key is read from the environment at each call and never shown,
+included (the server may still be at work on it). An `error` in an answer of 200, which some proxies give, counts as the
+status that it names or describes. The key is read from the environment at each call and never shown,
 not even when a server's error repeats it. Left out: streaming, proxies, anything that is not JSON.
 """
 
@@ -27,7 +28,12 @@ from kintsugi.errors import ConfigError, PolicyError
 MOST_WAIT_S = 30.0
 """Longest wait between two tries, whatever the server asks for."""
 
-_TRY_AGAIN = frozenset((408, 429, *range(500, 600)))
+TRY_AGAIN = frozenset((408, 429, *range(500, 600)))
+"""Statuses after which the same request may succeed."""
+
+CHECK_OPTIONS = "Check the options (extra_body changes what is sent)."
+
+_TOO_MANY = re.compile(r"rate.?limit|too.many.requests|quota", re.IGNORECASE)
 
 
 class StatusError(PolicyError):
@@ -65,9 +71,10 @@ class EndpointClient:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to `body` at `path` below the base; a path that starts with "/" stands beside a base's /v1."""
-        return await self._call("POST", path, body)
+        return self._as_object(await self._call("POST", path, body))
 
-    async def get(self, path: str) -> dict[str, Any]:
+    async def get(self, path: str) -> Any:
+        """What stands at `path`: any JSON."""
         return await self._call("GET", path, None)
 
     async def close(self) -> None:
@@ -77,7 +84,7 @@ class EndpointClient:
             session, _ = self._sessions.pop(loop)
             await session.close()
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         root = self._base.path.rstrip("/")
         whole = root.removesuffix("/v1") + path if path.startswith("/") else f"{root}/{path}"
         url = self._base.with_path(whole).with_query(self._base.query)
@@ -88,7 +95,7 @@ class EndpointClient:
                 try:
                     return await self._once(session, method, url, body)
                 except StatusError as error:
-                    if last or error.status not in _TRY_AGAIN:
+                    if last or error.status not in TRY_AGAIN:
                         raise
                     asked_s = error.retry_after_s
                 except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
@@ -100,7 +107,7 @@ class EndpointClient:
 
     async def _once(
         self, session: aiohttp.ClientSession, method: str, url: URL, body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    ) -> Any:
         key = os.environ.get(self._key_name, "").strip()
         if not key.isprintable():
             raise PolicyError(f"the API key in {self._key_name} has unprintable characters: set it again, on one line.")
@@ -118,23 +125,32 @@ class EndpointClient:
                 f"expected an HTTP server at {self.shown_url}, found something else ({type(error).__name__}): "
                 f"check the url."
             ) from None
-        text = raw.decode(errors="replace")
+        text, wait_s = raw.decode(errors="replace"), _seconds(response.headers.get("Retry-After", ""))
         if response.status >= 400:
-            raise self._status_error(response, text, key)
+            raise self._status_error(response.status, text, key, wait_s)
         try:
             reply = json.loads(text)
         except (ValueError, RecursionError):
-            reply = None
-        if not isinstance(reply, dict):
-            raise PolicyError(
-                f'expected a JSON object from {self.shown_url}, found "{_short(text, key)}": check that the url is an '
-                f"OpenAI-compatible base (it mostly ends in /v1)."
-            )
+            raise self._no_object(_short(text, key)) from None
+        if error := _error_inside(reply):
+            raise self._status_error(_status_of(error), json.dumps(error), key, wait_s, answered="200 with an error")
         return reply
 
-    def _status_error(self, response: aiohttp.ClientResponse, text: str, key: str) -> StatusError:
-        status, body = response.status, _short(_message(text), key)
-        said = f'{self.shown_url} answered {status}: "{body}"' if body else f"{self.shown_url} answered {status}"
+    def _as_object(self, reply: Any) -> dict[str, Any]:
+        if not isinstance(reply, dict):
+            raise self._no_object(_short(json.dumps(reply), ""))
+        return reply
+
+    def _no_object(self, found: str) -> PolicyError:
+        return PolicyError(
+            f'expected a JSON object from {self.shown_url}, found "{found}": check that the url is an '
+            f"OpenAI-compatible base (it mostly ends in /v1)."
+        )
+
+    def _status_error(self, status: int, text: str, key: str, wait_s: float, answered: str = "") -> StatusError:
+        """`text`: what the server said. answered: what it answered with, if not with this status."""
+        body, answer = _short(_message(text), key), f"{self.shown_url} answered {answered or status}"
+        said = f'{answer}: "{body}"' if body else answer
         if status in (401, 403):
             found = "one that it refuses" if key else "none"
             message = f"{said}. Expected an API key in the environment variable {self._key_name}, found {found}."
@@ -145,8 +161,8 @@ class EndpointClient:
         elif status >= 500:
             message = f"{said}, {self._retries + 1} times. Look at the server's log."
         else:
-            message = f"{said}. Check the options (extra_body changes what is sent)."
-        return StatusError(message, status, body, _seconds(response.headers.get("Retry-After", "")))
+            message = f"{said}. {CHECK_OPTIONS}"
+        return StatusError(message, status, body, wait_s)
 
     def _unreachable(self, error: Exception) -> str:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
@@ -183,13 +199,30 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def _error_inside(reply: Any) -> Any:
+    """The error in an answer of 200: its own, or that of a choice whose sampling broke off."""
+    if not isinstance(reply, dict):
+        return None
+    choices = reply.get("choices")
+    inner = [choice.get("error") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return next((error for error in (reply.get("error"), *inner) if error), None)
+
+
+def _status_of(error: Any) -> int:
+    """The status that an error means which came with 200: the one it names, 429 for a limit in words, else 400."""
+    codes = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
+    numbers = [int(code) for code in codes if isinstance(code, int) or (isinstance(code, str) and code.isdecimal())]
+    named = next((number for number in numbers if 400 <= number < 600), None)
+    return named or (429 if _TOO_MANY.search(json.dumps(error)) else 400)
+
+
 def _message(text: str) -> str:
     """The message in an error body of any of the usual shapes, or the text as it is."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return re.sub(r"<[^>]*>", " ", text)
-    inner: Any = body
+    inner: Any = body[0] if isinstance(body, list) and len(body) == 1 else body
     for name in ("error", "message", "detail"):
         if isinstance(inner, dict) and inner.get(name):
             inner = inner[name]

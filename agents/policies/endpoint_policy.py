@@ -24,17 +24,27 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kintsugi.agents.policies.endpoint_client import EndpointClient, StatusError
+from kintsugi.agents.policies.endpoint_client import CHECK_OPTIONS, TRY_AGAIN, EndpointClient, StatusError
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.agents.policies.tool_calls import Tools, open_tools, openai_calls
-from kintsugi.errors import PolicyError, nearest
+from kintsugi.errors import ContextTooLong, PolicyError, nearest
 
 OWNERS_WITH_ADDITIONS = ("vllm", "kintsugi")
 """`owned_by` of the servers that are known to have vLLM's additions."""
+
+_TOO_LONG = re.compile(r"context.?(length|window|size)|(prompt|input|request) is (too|longer)", re.IGNORECASE)
+_WAYS_OUT = {
+    "logprobs": "logprobs=false mends it",
+    "return_token_ids": "additions=false mends it",
+    "n": "extra_body.n=1 asks for one answer at a time",
+    "tools": "tools=null asks without tools",
+}
+"""What to set in `model.options` when a server objects to something that is sent; anything else can be left out."""
 
 
 class EndpointPolicy:
@@ -124,10 +134,10 @@ class EndpointPolicy:
             try:
                 models = _models(await self._client.get("models"))
             except StatusError as error:
-                if error.status not in (404, 405, 501):
+                if error.status in TRY_AGAIN and error.status != 501:
                     raise
-                models = {}  # some servers have no list
-            self._additions = any(owner in OWNERS_WITH_ADDITIONS for owner in models.values())
+                models = []  # some servers have no list, or none for this key
+            self._additions = any(one.get("owned_by") in OWNERS_WITH_ADDITIONS for one in models)
         return self._additions
 
     async def _post(self, request: Request, n: int, first: int, additions: bool) -> dict[str, Any]:
@@ -135,9 +145,11 @@ class EndpointPolicy:
         try:
             return await self._client.post("chat/completions", body)
         except StatusError as error:
-            if error.status != 404:
-                raise
-            raise await self._not_found(error) from None
+            if error.status == 404:
+                raise await self._not_found(error) from None
+            if error.status in (400, 413, 422):
+                raise _objection(error, body) from None
+            raise
 
     def _body(self, request: Request, n: int, first: int, additions: bool) -> dict[str, Any]:
         sampling = request.sampling
@@ -202,7 +214,7 @@ class EndpointPolicy:
     async def _not_found(self, error: StatusError) -> PolicyError:
         """A 404 means a wrong model or a wrong base url; the list of models tells which."""
         try:
-            models = _models(await self._client.get("models"))
+            models = [str(one["id"]) for one in _models(await self._client.get("models")) if one.get("id")]
         except PolicyError:
             return error
         if not models or self._model in models:
@@ -302,11 +314,33 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
     return values if all(math.isfinite(value) for value in values) else ()
 
 
-def _models(reply: Mapping[str, Any]) -> dict[str, str]:
-    """Model names and their owners."""
-    entries = reply.get("data")
-    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return {str(entry.get("id")): str(entry.get("owned_by", "")) for entry in named}
+def _models(reply: Any) -> list[dict[str, Any]]:
+    """The entries of a list of models, bare or in `data`, of names or of objects; there may be ones without an id."""
+    entries = reply.get("data") if isinstance(reply, dict) else reply
+    named = [{"id": one} if isinstance(one, str) else one for one in entries] if isinstance(entries, list) else []
+    return [one for one in named if isinstance(one, dict)]
+
+
+def _objection(error: StatusError, sent: Mapping[str, Any]) -> PolicyError:
+    """What a server does not take, with the option that mends it where its words name one."""
+    if _TOO_LONG.search(error.body):
+        return ContextTooLong(str(error))
+    found = [(match.start(), name) for name in sent if (match := _mention(name, error.body))]
+    if not found:
+        return error
+    name = min(found)[1]  # the first of several is what it objects to
+    way = _WAYS_OUT.get(name, f"extra_body.{name}=null leaves it out")
+    said = str(error).removesuffix(CHECK_OPTIONS)
+    return StatusError(f"{said}It names {name}: model.options.{way}.", error.status, error.body)
+
+
+def _mention(name: str, words: str) -> re.Match[str] | None:
+    """Where words of a server name something that is sent; a letter or a common word only as code is written."""
+    if name in ("model", "messages"):
+        return None
+    plain = r"log.?prob" if name == "logprobs" else rf"\b{name}\b"
+    as_code = rf"['`]{name}['`]|\b{name}\b *(=|>|<|:|must |should |is not )"
+    return re.search(as_code if name in ("n", "stop", "seed", "tools") else plain, words, re.IGNORECASE)
 
 
 def _stop_string(choice: Mapping[str, Any], stops: Sequence[str]) -> str | None:

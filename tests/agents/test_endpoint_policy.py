@@ -15,7 +15,7 @@ from kintsugi.agents.policies import endpoint_policy
 from kintsugi.agents.policies.conformance import CHECKS
 from kintsugi.agents.policies.policy import Completion, Request, Sampling, as_messages, open_policy
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
-from kintsugi.errors import ConfigError, PolicyError
+from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
 
 HELLO = as_messages(("user", "hello"))
 KEY = "sk-a-secret-key"
@@ -223,6 +223,114 @@ def test_errors_are_one_sentence(handled: Any, monkeypatch: pytest.MonkeyPatch) 
         with handled(chat(lambda *_, kind=kind: wrong[kind])) as url:
             message = refused(url)
             assert said in message, (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        ("logprobs are not supported with this model", "It names logprobs: model.options.logprobs=false mends it."),
+        ("Unknown argument 'seed'.", "It names seed: model.options.extra_body.seed=null leaves it out."),
+        ("only one choice: n must be 1", "It names n: model.options.extra_body.n=1 asks for one answer at a time."),
+        ("Unrecognized request argument supplied: top_k", "model.options.extra_body.top_k=null leaves it out."),
+        ("Unsupported parameter: 'max_tokens' does not go with n > 1", "model.options.extra_body.max_tokens=null"),
+        ("extra field return_token_ids", "model.options.additions=false mends it."),
+        ("an error of no kind", "Check the options (extra_body changes what is sent)."),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_argument_that_the_server_does_not_take_is_named(handled: Any, status: int, words: str, way: str) -> None:
+    told = (status, json.dumps({"error": {"message": words, "type": "invalid_request_error"}}))
+    with handled(chat(lambda *_: told)) as url:
+        message = refused(url, additions=True, extra_body={"top_k": 5})
+    assert message.startswith(f'{url} answered {status}: "{words}". ') and way in message, message
+
+
+def test_the_ways_out_mend_it(handled: Any) -> None:
+    """What the error names, set as it says."""
+
+    def answer(body: dict[str, Any], _: int) -> Any:
+        bad = [name for name in ("logprobs", "seed") if name in body] + (["n must be 1"] if body.get("n") != 1 else [])
+        return (400, f"unsupported: {bad}") if bad else reply("hi")
+
+    with handled(chat(answer)) as url:
+        mended = ask(url, Request(messages=HELLO, n=2), logprobs=False, extra_body={"seed": None, "n": 1})
+    assert [one.text for one in mended] == ["hi", "hi"]
+
+
+def test_a_context_that_is_too_long_ends_the_attempt_only(handled: Any) -> None:
+    words = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (max_tokens 900)."
+    with handled(chat(lambda *_: (400, json.dumps({"message": words})))) as url, pytest.raises(ContextTooLong):
+        ask(url)
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "told"),
+    [
+        ({"message": "Rate limit reached", "code": 429}, 2, "Lower max_concurrent"),
+        ({"message": "slow down", "type": "rate_limit_exceeded", "code": None}, 2, "Lower max_concurrent"),
+        ("Too many requests", 2, '"Too many requests", 2 times'),
+        ({"message": "no provider", "code": "502"}, 2, '"no provider", 2 times'),
+        ({"message": "no such model", "code": "model_not_found"}, 1, "no such model"),
+        ({"message": "logprobs not supported", "code": 400}, 1, "model.options.logprobs=false mends it"),
+        ({"message": "bad key", "code": 401}, 1, "Expected an API key"),
+        ("it broke", 1, '"it broke"'),
+        ({"odd": [1]}, 1, "{'odd': [1]}"),
+        (True, 1, "true"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_error_in_an_answer_of_200(
+    handled: Any, monkeypatch: pytest.MonkeyPatch, error: Any, tries: int, told: str, inside: bool
+) -> None:
+    """Of the answer, or of a choice that broke off: the error that it is, never an answer."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    bodies: list[dict[str, Any]] = []
+    broken = {"choices": [{"error": error, "message": {"content": "hal"}}]} if inside else {"error": error}
+    with handled(chat(lambda *_: broken, bodies)) as url:
+        message = refused(url, retries=1)
+    assert told in message and f"{url} answered 200 with an error: " in message and len(bodies) == tries, message
+    bodies.clear()
+    with handled(chat(lambda _, number: {**reply("at last"), "error": None} if number else broken, bodies)) as url:
+        if tries == 2:
+            assert ask(url)[0].text == "at last" and len(bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "additions"),
+    [
+        ([{"id": "qwen-small", "owned_by": "vllm"}], True),
+        ([{"id": "qwen-small"}, {"object": "model"}, {"id": None}, 7, None], False),
+        ({"data": [{"object": "model", "owned_by": "vllm"}, {"id": "qwen-small"}]}, True),
+        (["qwen-small", "other"], False),
+        ({"data": None}, False),
+        ({"error": "no list here"}, False),
+        (None, False),
+        (7, False),
+    ],
+)
+def test_lists_of_models_of_any_shape(handled: Any, models: Any, additions: bool) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def handler(http: web.Request) -> web.Response:
+        if http.path.endswith("/models"):
+            return web.json_response(models)
+        sent.append(await http.json())
+        if sent[-1]["model"] != "qwen-small":
+            return web.Response(status=404, text="no such model")
+        return web.json_response(reply("hi"))
+
+    with handled(handler) as url:
+        assert ask(url, model="qwen-small")[0].text == "hi" and ("return_token_ids" in sent[0]) == additions
+        message = refused(url, model="qwen-smal")
+    assert "None" not in message and ("did you mean" in message) == ("qwen-small" in str(models)), message
+
+
+def test_a_key_that_may_not_list_the_models(handled: Any) -> None:
+    async def handler(http: web.Request) -> web.Response:
+        return web.Response(status=403) if http.path.endswith("/models") else web.json_response(reply("hi"))
+
+    with handled(handler) as url:
+        assert ask(url)[0].text == "hi"
 
 
 def test_the_key_is_never_shown(handled: Any, monkeypatch: pytest.MonkeyPatch) -> None:

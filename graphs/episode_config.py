@@ -20,9 +20,10 @@ class RepairConfig(StrictConfig):
     on: "failures", "all" attempts (ENVISIONS), or "unsolved" (only when all samples of the task failed: decided by the
         rollout, after the samples are in).
     form: "rewrite" (a new program in one go), "rollback" (go on from the first line the environment objects to),
-        "again" (multi-turn: a reflection, then a new attempt from the start).
+        "again" (a reflection, then a new attempt from the start), "from_turn" (several turns: a reflection, then an attempt
+        that goes on from before the first turn that went wrong, see `turn_repair`).
     sees: "attempt" (ENVISIONS) or "feedback" (the attempt and what the environment said of it; Re-ReST).
-    words: who writes the reflection of "again": the repairer's policy, or "notes": the environment, from what stands in the
+    words: who writes the reflection: the repairer's policy, or "notes": the environment, from what stands in the
         lost attempt and nothing else (`Environment.notes`, where there is one).
     redraws: a rollback that begins with the very line objected to is ended there and drawn again, at most so often (its
         tokens count); not for a repairer that sees no feedback.
@@ -34,7 +35,7 @@ class RepairConfig(StrictConfig):
 
     who: Literal["none", "self", "reflector"] = "none"
     on: Literal["failures", "all", "unsolved"] = "failures"
-    form: Literal["rewrite", "rollback", "again"] = "rewrite"
+    form: Literal["rewrite", "rollback", "again", "from_turn"] = "rewrite"
     sees: Literal["attempt", "feedback"] = "feedback"
     words: Literal["policy", "notes"] = "policy"
     redraws: int = Field(default=2, ge=0)
@@ -45,11 +46,16 @@ class RepairConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> RepairConfig:
-        if self.form == "again" and self.who == "self" and self.sees == "attempt":
-            raise ValueError('sees = "feedback" with form = "again": a reflection on nothing says nothing')
-        if self.words == "notes" and self.form != "again":
+        if self.reflects and self.who == "self" and self.sees == "attempt":
+            raise ValueError(f'sees = "feedback" with form = "{self.form}": a reflection on nothing says nothing')
+        if self.words == "notes" and not self.reflects:
             raise ValueError(f'form = "again" with words = "notes": form = "{self.form}" has no reflection')
         return self
+
+    @property
+    def reflects(self) -> bool:
+        """True when the repairer says something and the agent acts, False when the repairer acts itself."""
+        return self.form in ("again", "from_turn")
 
     @property
     def num_fresh(self) -> int:

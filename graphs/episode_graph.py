@@ -5,6 +5,8 @@ checkpointer (`kintsugi.graphs.rollout`), interactive episodes with one, so that
 branched at any node. Drawing is in `kintsugi.graphs.drawing`.
 
     start → agent ⇄ environment → (refiner | reflector) → environment … → end
+
+After a reflection the agent acts: at once, or (`repair.form = "from_turn"`) once the environment has done kept turns again.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ def build_episode_graph(cast: Cast, *, checkpointer: Any = None, **options: Any)
         if cast.repair.in_episode:
             exits[repairer] = repairer
         graph.add_conditional_edges("environment", _Router(cast, repairer), exits)
-        graph.add_edge(repairer, "agent" if cast.repair.form == "again" else "environment")
+        if cast.repair.form == "from_turn":
+            graph.add_conditional_edges(repairer, _go_on, {"agent": "agent", "environment": "environment"})
+        else:
+            graph.add_edge(repairer, "agent" if cast.repair.reflects else "environment")
     return graph.compile(checkpointer=checkpointer, **options)
 
 
@@ -61,6 +66,12 @@ def _begin(repairer: str) -> Any:
         return repairer if state["plan"].get("repair_of") else "agent"
 
     return route
+
+
+def _go_on(state: EpisodeState) -> str:
+    """After a reflection: the environment where turns are to be done again, else the agent."""
+    current = state["current"]
+    return "environment" if current is not None and current["messages"][-1].get("kept") else "agent"
 
 
 class _Router:

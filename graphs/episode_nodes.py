@@ -5,7 +5,8 @@ attempt. Nodes share nothing but the `Cast` they were built with (policies in ro
 What an agent does wrong, and what breaks in an environment, ends as a verdict; a policy that cannot be reached raises.
 
 Single turn: the refiner (same weights) or the reflector writes the next action itself. Multi-turn: the reflector writes a
-reflection, and the agent acts again from the start with it in context (Re-ReST, arXiv 2406.01495, section 3).
+reflection, and the agent acts again from the start with it in context (Re-ReST, arXiv 2406.01495, section 3), or from the
+first turn that went wrong (`turn_repair`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sampling
 from kintsugi.agents.roles import Prompt, Role
-from kintsugi.errors import ConfigError, ContextTooLong
+from kintsugi.errors import ContextTooLong
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 from kintsugi.graphs.episode_state import (
     Attempt,
@@ -28,6 +29,7 @@ from kintsugi.graphs.episode_state import (
     new_attempt,
     task_of,
 )
+from kintsugi.graphs.turn_repair import ASKED, done_again, kept_messages, note_taker, num_kept, placed, turns
 from kintsugi.graphs.worlds import WorldBroke, Worlds
 from kintsugi.records import (
     Action,
@@ -44,7 +46,6 @@ from kintsugi.records import (
     message_from_plain,
     to_plain,
 )
-from kintsugi.sandboxes.environments.environment import Environment, TakesNotes
 
 Node = Callable[[EpisodeState], Awaitable[EpisodeState]]
 
@@ -130,6 +131,8 @@ class _Environment:
         last = message_from_plain(attempt["messages"][-1])
         if isinstance(last, Verdict):
             return await self._end(state, attempt, last, "error" if last.error else "truncated")
+        if isinstance(last, Critique):
+            return await self._done_again(state, attempt, last)
         actions = _actions(attempt)
         started = time.monotonic()
         try:
@@ -154,6 +157,24 @@ class _Environment:
             verdict = dataclasses.replace(verdict, feedback=told)
         return await self._end(state, _add(attempt, verdict), verdict, stop)
 
+    async def _done_again(self, state: EpisodeState, attempt: Attempt, critique: Critique) -> EpisodeState:
+        """The turns that the critique keeps of the lost attempt, once more; the agent goes on from there."""
+        lost, started = failed_attempt(state), time.monotonic()
+        assert lost is not None, "turns are kept of an attempt"
+        said = attempt["messages"][:-1]
+        try:
+            task, key = task_of(state), attempt_key(state)
+            opening, executions, other = await done_again(self.cast.worlds, key, task, lost, critique.kept)
+        except WorldBroke as broke:
+            verdict = _broken(broke)
+            return await self._end(state, _add(attempt, verdict), verdict, "error")
+        attempt = _paid(attempt, Cost(seconds=time.monotonic() - started, executions=executions))
+        if other:
+            critique = dataclasses.replace(critique, kept=0, note=f"from the start: {other}")
+            said = [to_plain(Observation(text=opening)), *said[1:]]
+        after = [critique, *kept_messages(lost, critique.kept)]
+        return _went(state, "environment", {**attempt, "messages": [*said, *map(to_plain, after)]})
+
     async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
         await self.cast.worlds.leave(attempt_key(state))
         trajectory = finish_attempt(state, attempt, verdict, stop)
@@ -174,21 +195,26 @@ class _Repairer:
         first = failed.messages[0]
         opening = first if isinstance(first, Observation) else Observation(text=task_of(state).prompt)
         stage = "refine" if self.name == "refiner" else "reflect"
-        again = self.cast.repair.form == "again"
-        attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if again else [])])
+        reflects = self.cast.repair.reflects
+        attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if reflects else [])])
         if self.cast.repair.words == "notes":
             notes = note_taker(self.cast.worlds.environment).notes(task_of(state), turns(failed.messages))
-            return _went(state, self.name, _add(attempt, Critique(text=notes, author="notes")))
+            return self._reflected(state, attempt, failed, Critique(text=notes, author="notes"))
         keep = state["plan"].get("keep") if not state["attempts"] else None
         request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
         sampling = _seeded(role.sampling, state, attempt)
         request = dataclasses.replace(request, sampling=sampling, key=_key(state, attempt))
         completion, attempt = await self._draw(role, request, attempt, fault)
         kept = fault.kept if fault else ""
-        if again:
-            return _went(state, self.name, _add(attempt, Critique(text=completion.text, author=self.name)))
+        if reflects:
+            return self._reflected(state, attempt, failed, Critique(text=completion.text, author=self.name))
         action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, (), first=True))
         return _went(state, self.name, _add(attempt, action))
+
+    def _reflected(self, state: EpisodeState, attempt: Attempt, failed: Trajectory, critique: Critique) -> EpisodeState:
+        if self.cast.repair.form == "from_turn":
+            critique = placed(critique, self.cast.worlds.environment, task_of(state), failed)
+        return _went(state, self.name, _add(attempt, critique))
 
     async def _draw(self, role: Role, request: Request, attempt: Attempt, fault: Fault | None) -> tuple[Completion, Attempt]:
         """The repair; one that begins with the very line objected to ends there and is drawn again (`repair.redraws`).
@@ -225,6 +251,11 @@ def repair_request(
             fault = Fault(kept=keep, bad=failed.text[len(keep) :].split("\n", 1)[0], note="wrong")
         return rollback_request(prompt, task, transcript(failed), fault, memory), fault
     feedback = failed.feedback if repair.sees == "feedback" else ""
+    if repair.form == "from_turn":
+        told = transcript(failed, numbered=True)
+        *before, last = prompt.messages(task=task, attempt=told, feedback=feedback, memory=memory)
+        asked = ChatMessage(role=last["role"], content=f"{last['content']}\n\n{ASKED}")
+        return Request(messages=(*before, asked)), None
     return Request(messages=prompt.messages(task=task, attempt=transcript(failed), feedback=feedback, memory=memory)), None
 
 
@@ -242,14 +273,16 @@ def blind_fault(failed: Trajectory) -> Fault:
     return Fault(kept="".join(lines[:cut]), bad=lines[cut].rstrip("\n"), note="wrong")
 
 
-def transcript(trajectory: Trajectory) -> str:
-    """An attempt as text: the action alone for programs, actions and observations in turn for longer ones."""
-    if len(trajectory.actions) == 1:
+def transcript(trajectory: Trajectory, *, numbered: bool = False) -> str:
+    """An attempt as text: the action alone for programs, actions (from 1 on if `numbered`) and observations in turn for
+    longer ones."""
+    if len(trajectory.actions) == 1 and not numbered:
         return trajectory.actions[0].text
-    lines = []
+    lines, turn = [], 0
     for message in trajectory.messages[1:]:
         if isinstance(message, Action):
-            lines.append(f"> {message.text}")
+            turn += 1
+            lines.append(f"{turn if numbered else ''}> {message.text}")
         elif isinstance(message, Observation):
             lines.append(message.text)
     return "\n".join(lines)
@@ -257,24 +290,6 @@ def transcript(trajectory: Trajectory) -> str:
 
 def _critiques(messages: Sequence[Message]) -> list[Critique]:
     return [message for message in messages if isinstance(message, Critique)]
-
-
-def note_taker(environment: Environment) -> TakesNotes:
-    """The environment as one that takes notes; ConfigError when it does not."""
-    if isinstance(environment, TakesNotes):
-        return environment
-    raise ConfigError(f'{environment.name} takes no notes of a lost attempt: set repair.words = "policy"')
-
-
-def turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(action, what the environment said to it, "" where nothing) of each turn."""
-    found: list[tuple[str, str]] = []
-    for message in messages:
-        if isinstance(message, Action):
-            found.append((message.text, ""))
-        elif isinstance(message, Observation) and found:
-            found[-1] = (found[-1][0], message.text)
-    return found
 
 
 def _memory(messages: Sequence[Message]) -> str:
@@ -310,8 +325,9 @@ def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[Cha
     memory = _memory(messages)
     chat = list(role.messages(task=opening.text, attempt="", feedback="", memory=memory))
     ids: list[int] = []
-    # A repairer's own action was sampled in the repairer's chat, not in this one.
-    exact = attempt["stage"] not in ("refine", "reflect") or bool(memory)
+    # A repairer's own action was sampled in the repairer's chat, and kept turns in that of the lost attempt.
+    kept = num_kept(messages)
+    exact = (attempt["stage"] not in ("refine", "reflect") or bool(_critiques(messages))) and not kept
     exact = exact and dropped == rules.turns_dropped(num_turns - 1)
     for message in messages[1:]:
         if isinstance(message, Action):
@@ -319,7 +335,7 @@ def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[Cha
             if turn >= dropped:
                 chat.append(ChatMessage(role="assistant", content=message.text))
             tokens = message.tokens
-            if tokens is not None and tokens.restart:
+            if tokens is not None and tokens.restart and turn >= kept:
                 ids, exact = [], dropped == rules.turns_dropped(num_turns - 1)
             exact = exact and tokens is not None and bool(ids or tokens.context_ids)
             if exact and tokens is not None:

@@ -16,6 +16,7 @@ from kintsugi.agents.roles import Role, load_prompt
 from kintsugi.errors import ConfigError, PolicyError, nearest
 from kintsugi.graphs.episode_nodes import Cast
 from kintsugi.graphs.play_config import PlayConfig, PlayerConfig
+from kintsugi.graphs.turn_repair import check_repair
 from kintsugi.graphs.worlds import Worlds
 from kintsugi.records import Task
 from kintsugi.sandboxes.environments.environment import Environment, open_environment
@@ -68,6 +69,7 @@ async def open_players(
     """Open the world and who acts in it; what is given stays as it is."""
     world = environment or open_environment(config.environment.name, config.environment.options)
     try:
+        check_repair(config.in_one_try, world)
         return world, await open_player(config.model, world, task, policy)
     except BaseException:
         if environment is None:

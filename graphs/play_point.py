@@ -6,11 +6,12 @@ the tree's ends. Pure; `kintsugi.graphs.playing` makes points from LangGraph's c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kintsugi.graphs.episode_state import EpisodeState
+from kintsugi.graphs.turn_repair import named_turn
 from kintsugi.records import Action, Critique, Message, Stop, message_from_plain, to_plain
 
 
@@ -125,10 +126,18 @@ def by_person(state: EpisodeState, text: str) -> EpisodeState:
         return state  # the world broke before anything could be said
     said = attempt["messages"][-1]
     if said["kind"] == "critique":
-        new = to_plain(Critique(text=text, author="human"))
+        new = to_plain(_critique_by_person(said, text))
         return {**state, "current": {**attempt, "messages": [*attempt["messages"][:-1], new]}}
     new = to_plain(Action(text=text))
     return {**state, "current": {**attempt, "stage": "human", "messages": [*attempt["messages"][:-1], new]}}
+
+
+def _critique_by_person(said: Mapping[str, Any], text: str) -> Critique:
+    """What a person says in place of a reflection; the turns it keeps, unless the person names the first mistake."""
+    kept, note, number = said.get("kept", 0), said.get("note", ""), named_turn(text)
+    if note and number:
+        kept, note = number - 1, f"turn {number} went wrong, says a person"
+    return Critique(text=text, author="human", kept=kept, note=note)
 
 
 def _letters(index: int) -> str:

@@ -35,6 +35,8 @@ Stop = Literal["success", "failure", "truncated", "error"]
 after a retry: never counted as a wrong answer, never trained on."""
 
 R = TypeVar("R")
+# Of a field that came later: plain values leave it out while it has its default, so that the hashes of old records stay.
+_LATER: Mapping[str, bool] = {"later": True}
 
 
 def content_hash(value: Any) -> str:
@@ -133,11 +135,14 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Critique:
-    """What a refiner or reflector said about an attempt before trying again."""
+    """What a refiner or reflector said about an attempt before trying again. kept: the next one begins with so many of its
+    turns, done again (actions keep the tokens they were sampled with). note: who said which turn went wrong, or why none."""
 
     kind: ClassVar[str] = "critique"
     text: str
     author: str = "reflector"
+    kept: int = field(default=0, metadata=_LATER)
+    note: str = field(default="", metadata=_LATER)
 
 
 Message = Observation | Action | Verdict | Critique
@@ -154,12 +159,7 @@ class Cost:
     executions: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            generated_tokens=self.generated_tokens + other.generated_tokens,
-            processed_tokens=self.processed_tokens + other.processed_tokens,
-            seconds=self.seconds + other.seconds,
-            executions=self.executions + other.executions,
-        )
+        return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +352,8 @@ _KINDS: dict[str, type] = {cls.kind: cls for cls in (Observation, Action, Verdic
 def to_plain(value: Any) -> Any:
     """A record (or any nesting of records, tuples and mappings) as JSON-ready values; messages carry their `kind`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        found = ((item, getattr(value, item.name)) for item in dataclasses.fields(value))
+        plain = {item.name: to_plain(at) for item, at in found if not (item.metadata and at == item.default)}
         kind = getattr(type(value), "kind", None)
         return {"kind": kind, **plain} if isinstance(kind, str) else plain
     if isinstance(value, Mapping):

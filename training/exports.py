@@ -62,13 +62,13 @@ class RoleChats(Chats):
         return _plain(self.actor.messages(task=said, attempt="", feedback="", memory=""))
 
     def repair(self, failed: Trajectory, right: Trajectory) -> tuple[Chat, Chat, str]:
-        """As `Rows.repair_row`: a rollback's answer goes on from its prefill; a reflection is the answer of "again"."""
+        """As `Rows.repair_row`: a rollback's answer goes on from its prefill; where there is a reflection, it is that."""
         first = failed.messages[0]
         assert isinstance(first, Observation), "a trajectory begins with what the environment said"
         form = self.repairs.form
         keep = right.actions[0].prefill if form == "rollback" else None
         request, place = repair_request(self.repairer, self.repairs, first.text, failed, keep)
-        if form == "again":
+        if self.repairs.reflects:
             said = [one.text for one in right.messages if isinstance(one, Critique) and one.author != "notes"]
             answer = said[-1] if said else ""
         else:

@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kintsugi.agents.chat_tokens import ChatTokens
-from kintsugi.agents.policies.policy import Policy, Request, live
+from kintsugi.agents.policies.policy import ChatMessage, Policy, Request, live
 from kintsugi.agents.roles import Prompt
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
-from kintsugi.graphs.episode_nodes import repair_request, rollback_request, turns
+from kintsugi.graphs.episode_nodes import repair_request, rollback_request
+from kintsugi.graphs.turn_repair import turns
 from kintsugi.records import Critique, DatasetRow, Fault, Observation, Pair, Trajectory
 from kintsugi.training.casting import Troupe
 from kintsugi.training.recipe import Recipe
@@ -111,13 +112,13 @@ class Rows:
         """x, y⁻ → y⁺: what the repairer is asked about y⁻, then its answer.
 
         A chosen attempt that was sampled as the repair of exactly this rejected one keeps its own ids after the very
-        context it was sampled in; for a reflection ("again"), that is the reflection. Any other chosen attempt stands as
+        context it was sampled in; for a reflection, that is the reflection. Any other chosen attempt stands as
         it is (for a rollback: what it has after the lines both share), or gives no loss where a reflection is wanted."""
         chosen, rejected = self.trajectories[pair.chosen_id], self.trajectories[pair.rejected_id]
         own = chosen.parent_id == rejected.id
         keep = chosen.actions[0].prefill if own and self.repair.form == "rollback" else None
         request, place = repair_request(self.repairer, self.repair, _opening(rejected), rejected, keep)
-        if self.repair.form == "again":
+        if self.repair.reflects:
             answer = self._reflection(chosen) if own else ()
         elif own:
             tokens = chosen.actions[0].tokens
@@ -169,11 +170,11 @@ class Rows:
         return self.chat.completion_ids(kept)[: -len(self.chat.end_of_turn_ids)]
 
     def _attempt(self, trajectory: Trajectory) -> tuple[Ids, Ids]:
-        """(ids, mask) of an attempt after the plain agent prompt; from its text where it has no unbroken ids."""
+        """(ids, mask) of an attempt after the plain agent prompt; from its text where an action's ids are not known."""
         opening = _opening(trajectory)
         messages = self.actor.messages(task=opening, attempt="", feedback="", memory="")
         actions = trajectory.actions
-        if any(action.tokens is None or action.tokens.restart for action in actions):
+        if any(action.tokens is None for action in actions):
             chat = list(messages)
             for message in trajectory.messages[1:]:
                 if isinstance(message, Observation) or message in actions:
@@ -185,22 +186,26 @@ class Rows:
         return self._stretch(trajectory, 0, len(actions))
 
     def _stretch(self, trajectory: Trajectory, first: int, end: int) -> tuple[Ids, Ids]:
-        """(ids, mask) of the turns from `first` to before `end`, whose ids go on from one another: the plain agent prompt,
-        the earlier turns that the agent still saw then, and what was sampled."""
+        """(ids, mask) of the turns from `first` to before `end`: the plain agent prompt, the earlier turns that the agent
+        still saw then, and what was sampled. Where a context was built anew (after turns that a repair kept), what the
+        environment said before it is encoded as going on from the ids so far."""
         said = turns(trajectory.messages)
         chat = list(self.actor.messages(task=_opening(trajectory), attempt="", feedback="", memory=""))
-        for action, answer in said[self.rules.turns_dropped(first) : first]:
-            chat.append({"role": "assistant", "content": action})
-            chat.append({"role": "user", "content": answer})
+        for turn in said[self.rules.turns_dropped(first) : first]:
+            chat += _exchange(*turn)
         ids = list(self.chat.context(Request(messages=tuple(chat))))
         mask = [0] * len(ids)
         for index in range(first, end):
             tokens, learned = trajectory.actions[index].tokens, int(said[index][1] not in self.unlearned)
             assert tokens is not None
             kept = self._kept(trajectory) if index == 0 else ()
-            given = () if index == first else tokens.context_ids
+            given: Ids = () if index == first else tokens.context_ids
+            if index > first and tokens.restart:
+                so_far = Request(messages=tuple(chat), prior_ids=tuple(ids), prior_messages=len(chat) - 1)
+                given = self.chat.context(so_far)[len(ids) :]
             ids += [*kept, *given, *tokens.completion_ids]
             mask += [learned] * len(kept) + [0] * len(given) + [learned] * len(tokens.completion_ids)
+            chat += _exchange(*said[index])
         return tuple(ids), tuple(mask)
 
 
@@ -219,6 +224,10 @@ def rollback_cut(rejected: Trajectory, chosen: Trajectory, *, blind: bool = Fals
     kept = "".join(wrong[:same])
     bad = wrong[same].rstrip("\n") if same < len(wrong) else ""
     return Fault(kept=kept, bad=bad, note="wrong"), "".join(right[same:])
+
+
+def _exchange(action: str, answer: str) -> tuple[ChatMessage, ChatMessage]:
+    return ChatMessage(role="assistant", content=action), ChatMessage(role="user", content=answer)
 
 
 def _opening(trajectory: Trajectory) -> str:

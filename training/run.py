@@ -19,8 +19,8 @@ from pathlib import Path
 
 from kintsugi.config import validate, with_overrides
 from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError, missing_extra
-from kintsugi.graphs.episode_nodes import note_taker
 from kintsugi.graphs.round_graph import RoundState, run_rounds
+from kintsugi.graphs.turn_repair import check_repair
 from kintsugi.ledger import Ledger
 from kintsugi.records import content_hash
 from kintsugi.training.casting import Troupe
@@ -91,8 +91,7 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
             raise LearningError(f'{settings.name} has no tasks in its split "{split}"')
     if recipe.warm_start is not None and not model.path:
         check_demonstrations(troupe.environment, recipe.warm_start)
-    if recipe.repair.words == "notes" and recipe.repair.who != "none":
-        note_taker(troupe.environment)
+    check_repair(recipe.repair, troupe.environment)
     for role in ("actor", {"self": "refiner", "reflector": "reflector"}.get(recipe.repair.who, "actor")):
         troupe.prompt(role)
 
@@ -217,7 +216,8 @@ def _repair_plan(recipe: Recipe) -> list[str]:
     most = f"{repair.budget} a task" if repair.on == "unsolved" else f"{repair.rounds} in a row"
     lines = ["  repair    nothing"]
     if repair.who != "none":
-        lines = [f"  repair    {repair.on} by {repair.who}, {repair.form}, seeing the {repair.sees}, at most {most}"]
+        sees = "with notes of the attempt" if repair.words == "notes" else f"seeing the {repair.sees}"
+        lines = [f"  repair    {repair.on} by {repair.who}, {repair.form}, {sees}, at most {most}"]
     if repair.on == "unsolved" and repair.fresh != "none":
         lines.append(f"  fresh     samples for unsolved tasks, at most {repair.num_fresh} a task, {repair.fresh}")
     if repair.who == "reflector" and reflector.train:

@@ -215,7 +215,8 @@ def _print_message(console: Console, message: Message, turn: int) -> None:
             sampled = f", {len(message.tokens.completion_ids)} tokens" if message.tokens else ""
             _block(console, f"action, turn {turn}{sampled}", message.text, "blue", given=len(message.prefill))
         case Critique():
-            _block(console, f"critique by {message.author}", message.text, "yellow")
+            note = f"; {message.note}" if message.note else ""
+            _block(console, f"critique by {message.author}{note}", message.text, "yellow")
         case Verdict():
             judged = f"error: {message.error}" if message.error else "success" if message.success else "failure"
             detail = "".join(f", {name} {value:g}" for name, value in message.detail.items())

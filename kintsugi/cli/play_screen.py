@@ -283,6 +283,7 @@ class Screen:
                     self._line(f"   {len(message.tokens.completion_ids)} tokens, mean log-prob {mean:.2f}", "dim")
             case Critique():
                 self._text(message.text, "yellow", mark=f"{message.author}: ")
+                self._text(message.note, "dim")
             case Verdict():
                 word = f"error: {message.error}" if message.error else "success" if message.success else "failure"
                 detail = "".join(f", {name} {value:g}" for name, value in message.detail.items())

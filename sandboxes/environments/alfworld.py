@@ -202,6 +202,10 @@ class Alfworld:
         """What a lost attempt of these (command, observation) turns has seen (see `alfworld_notes`)."""
         return notes_of(task.prompt, turns)
 
+    def wrong_turn(self, task: Task, turns: Sequence[tuple[str, str]]) -> int | None:
+        """The first command that came to nothing: not understood, or impossible where the agent stood."""
+        return next((index for index, (_, said) in enumerate(turns) if said.startswith("Nothing happens.")), None)
+
     async def scripted_retry(self, task: Task, rng: random.Random) -> tuple[str, list[tuple[str, str]]] | None:
         """Notes on a short look around, and the expert's episode with them; None when it does not win in `max_turns`."""
         looker = Expert(task.prompt)

@@ -90,6 +90,16 @@ class TakesNotes(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsWrongTurn(Protocol):
+    """An environment of several turns that can say which turn of a lost attempt went wrong (`repair.form = "from_turn"`)."""
+
+    def wrong_turn(self, task: Task, turns: Sequence[tuple[str, str]]) -> int | None:
+        """Index of the first of the lost attempt's (action, observation) turns that went wrong, as far as they themselves
+        show it (an action that was not understood, or came to nothing); None where they do not."""
+        ...
+
+
 class ProgramWorld:
     """A world of one turn: the action is judged at once by `judge`."""
 

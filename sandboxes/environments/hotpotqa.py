@@ -137,6 +137,10 @@ class HotpotQA:
         finish = action_text("finish", task.payload["answer"])
         return (*(action_text("search", html.unescape(title)) for title in titles), finish)
 
+    def wrong_turn(self, task: Task, turns: Sequence[tuple[str, str]]) -> int | None:
+        """The first message that was no action. What was searched in vain, or answered, a reflector may judge."""
+        return next((index for index, (action, _) in enumerate(turns) if parse_action(action).kind == "unknown"), None)
+
     async def close(self) -> None:
         if self.pages is not None:
             await self.pages.close()

@@ -37,6 +37,7 @@ _TREASURES: Final = {
 _WAYS: Final = {"north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0)}
 _HELP: Final = "You can: look, go north, go east, go south, go west, take THING, put THING, think: TEXT, quit."
 
+_OBJECTIONS: Final = ("There is no ", "You do not carry ", "I do not understand ", "You give up.")
 
 ABOUT = About(kind="several turns, a text world", metric="the treasure lies in its room at the end")
 
@@ -79,6 +80,10 @@ class TreasureHunt:
         treasure, goal = task.payload["treasure"], task.payload["goal"]
         doors, there = task.payload["doors"], things[treasure]
         return (*_path(doors, at, there), f"take {treasure}", *_path(doors, there, goal), f"put {treasure}")
+
+    def wrong_turn(self, task: Task, turns: Sequence[tuple[str, str]]) -> int | None:
+        """The first action that could not be done, or gave up."""
+        return next((index for index, (_, said) in enumerate(turns) if said.startswith(_OBJECTIONS)), None)
 
     async def close(self) -> None:
         return None

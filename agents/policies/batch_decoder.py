@@ -28,7 +28,7 @@ import torch
 
 from kintsugi.agents.policies.policy import Sampling
 from kintsugi.agents.policies.prefix_cache import LayerShape, PrefixCache
-from kintsugi.agents.policies.slab import GROW, NativeCache, NoCache, Slab
+from kintsugi.agents.policies.slab import GROW, NativeCache, NoCache, Slab, Stores
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.errors import PolicyError
 
@@ -91,7 +91,7 @@ class BatchDecoder:
         self.shapes = self._cache_shapes()
         per_token = sum(shape.bytes_per_token for shape in self.shapes)
         tokens = min(cache_tokens, cache_bytes // per_token) if per_token else 0
-        self.cache = PrefixCache(self.shapes, tokens=0, device=self.device)
+        self.cache, self.stores = PrefixCache(self.shapes, tokens=0, device=self.device), Stores(self.device)
         self.plain = bool(self.shapes) and self._agrees_with_plain_forward(self._filled_slab)
         if self.plain:
             self.cache = PrefixCache(self.shapes, tokens=tokens, device=self.device)
@@ -104,8 +104,9 @@ class BatchDecoder:
             )
 
     def clear(self) -> None:
-        """Forget all cached keys and values (the weights have changed)."""
+        """Forget all cached keys and values (the weights have changed), and free their memory."""
         self.cache.clear()
+        self.stores.clear()
 
     def expect(self, contexts: Iterable[tuple[int, ...]]) -> None:
         """Say what the next calls feed, all together: neither what is known of it nor what they add is dropped for it.
@@ -130,7 +131,7 @@ class BatchDecoder:
             self._decode(rows, done, stop)
         except BaseException:
             # Blocks may have been promised to sequences whose keys and values were never written.
-            self.cache.clear()
+            self.clear()
             raise
 
     def _decode(self, rows: Sequence[Row], done: Callable[[Row], None], stop: Callable[[], bool]) -> None:
@@ -155,6 +156,7 @@ class BatchDecoder:
             logits = cache.step(tokens)
         if isinstance(cache, Slab):
             self._remember(cache, lanes.rows, range(len(lanes.rows)))
+            cache.release()
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple[float, ...]]:
@@ -164,9 +166,9 @@ class BatchDecoder:
         known = [self.cache.match(context[:-1]) for context, _ in pairs]
         order = sorted(range(len(pairs)), key=lambda i: len(sequences[i]) - len(known[i]))
         keep, total = max(len(completion) for _, completion in pairs), max(map(len, sequences))
-        ordered = [sequences[i] for i in order]
+        ordered, slab = [sequences[i] for i in order], None
         if self.plain:
-            slab = Slab(self.model, self.shapes, rows=len(order), columns=total, keeps=self.keeps)
+            slab = self._slab(len(order), total)
             slots = [known[i] for i in order]
             most_rows = max(1, SCORE_LOGITS // (self.vocabulary * keep))
             parts = slab.prefill(ordered, slots, self.cache, keep=keep, most=self.most, most_rows=most_rows)
@@ -184,6 +186,8 @@ class BatchDecoder:
                     ids = torch.tensor(completion[begin:end], device=self.device)
                     columns = torch.arange(begin - shift, end - shift, device=self.device)
                     found[i] += logprobs[line, columns, ids].tolist()
+        if slab is not None:
+            slab.release()
         return [tuple(values) for values in found]
 
     def _start(self, rows: Sequence[Row]) -> tuple[Slab | NativeCache, torch.Tensor, list[Row]]:
@@ -199,18 +203,22 @@ class BatchDecoder:
         self._open(members)
         known = {ids: self.cache.match(ids[:-1]) for ids in members}
         prompts = sorted(members, key=lambda ids: len(ids) - len(known[ids]))
-        order = [row for ids in prompts for row in members[ids]]
+        copies = [row for ids in prompts for row in members[ids][1:]]
         for ids in prompts:
             members[ids][0].processed = len(ids) - len(known[ids])
         room = max(row.sampling.max_tokens for row in rows)
-        columns = max(map(len, prompts)) + (min(room, GROW) if len(prompts) == len(rows) else 0)
-        slab = Slab(self.model, self.shapes, rows=len(prompts), columns=columns, keeps=self.keeps)
+        slab = self._slab(len(rows), max(map(len, prompts)) + min(room, GROW))
         slots = [known[ids] for ids in prompts]
         parts = list(slab.prefill(prompts, slots, self.cache, keep=1, most=self.most))
         logits = self._finite(torch.cat([part[:, -1] for _, _, part in parts]))
-        index = torch.tensor([i for i, ids in enumerate(prompts) for _ in members[ids]], device=self.device)
-        slab.expand(index, room)
-        return slab, logits[index], order
+        if copies:
+            index = torch.tensor([i for i, ids in enumerate(prompts) for _ in members[ids][1:]], device=self.device)
+            slab.expand(index)
+            logits = torch.cat([logits, logits[index]])
+        return slab, logits, [*(members[ids][0] for ids in prompts), *copies]
+
+    def _slab(self, rows: int, columns: int) -> Slab:
+        return Slab(self.model, self.shapes, rows=rows, columns=columns, keeps=self.keeps, stores=self.stores)
 
     def _open(self, contexts: Iterable[tuple[int, ...]]) -> None:
         contexts = list(contexts)
@@ -312,7 +320,7 @@ class BatchDecoder:
         return bool((ours - plain).abs().max() <= loose * (1 + plain.abs().max()))
 
     def _filled_slab(self, sequences: list[list[int]]) -> Slab:
-        slab = Slab(self.model, self.shapes, rows=2, columns=max(map(len, sequences)) + 1, keeps=self.keeps)
+        slab = self._slab(2, max(map(len, sequences)) + 1)
         list(slab.prefill(sequences, [[], []], self.cache, keep=1, most=self.most))
         return slab
 

@@ -1,7 +1,7 @@
 """Keys and values of one batch, and the forward passes that fill them.
 
 A `Slab` is one preallocated store for plain caches: all rows end at the same column, each begins where its length says,
-so rows have no gaps and new tokens of all rows go into one column. Rows can be filled from a `PrefixCache`, multiplied,
+so rows have no gaps and new tokens of all rows go into one column. Rows can be filled from a `PrefixCache`, copied,
 moved and forgotten. `NativeCache` has `prefill` and `step` for every other architecture and leaves the cache to it;
 `NoCache` has them for what even then goes wrong.
 
@@ -15,6 +15,7 @@ Left out: sampling, and who the rows belong to (`batch_decoder.py`).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,36 @@ Part = tuple[slice, int, torch.Tensor]
 """Rows, the column of the first logits, and the logits (rows, columns, vocabulary)."""
 
 
+class Stores:
+    """Memory for slabs, finite from the start: masked columns are multiplied by zero, which makes NaN of NaN.
+
+    On a CPU what one slab gives back the next one takes: fresh pages for every batch cost as much as its steps.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = torch.device(device)
+        self._free: list[torch.Tensor] = []
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        size = math.prod(shape)
+        fits = [flat for flat in self._free if flat.dtype == dtype and len(flat) >= size]
+        if not fits:
+            if self._free:
+                self._free.pop(0)  # batches have outgrown it
+            fits = [torch.zeros(size if self.device.type != "cpu" else size + size // 4, dtype=dtype, device=self.device)]
+        else:
+            self._free = [flat for flat in self._free if flat is not fits[0]]
+        return fits[0][:size].view(shape)
+
+    def give(self, tensor: torch.Tensor) -> None:
+        """Nobody uses what `take` gave any longer."""
+        if self.device.type == "cpu":
+            self._free.append(tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0))
+
+    def clear(self) -> None:
+        self._free.clear()
+
+
 class _Layer(DynamicLayer):
     """One layer's keys and values (rows, heads, columns, size); writes where its slab stands."""
 
@@ -39,10 +70,10 @@ class _Layer(DynamicLayer):
         self.k, self.v = self.new(rows, columns)
 
     def new(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        where = {"dtype": self.shape.dtype, "device": self.slab.device}
+        take, shape = self.slab.stores.take, self.shape
         return (
-            torch.empty(rows, self.shape.heads, columns, self.shape.key_size, **where),
-            torch.empty(rows, self.shape.heads, columns, self.shape.value_size, **where),
+            take((rows, shape.heads, columns, shape.key_size), shape.dtype),
+            take((rows, shape.heads, columns, shape.value_size), shape.dtype),
         )
 
     def update(
@@ -66,12 +97,23 @@ class _Layer(DynamicLayer):
 class Slab:
     """See the module's text.
 
-    rows, columns: size at the start. keeps: whether the model's forward takes `logits_to_keep`.
+    rows, columns: size at the start. keeps: whether the model's forward takes `logits_to_keep`. stores: where its memory
+    comes from, and goes to with `release`.
     """
 
-    def __init__(self, model: Any, shapes: Sequence[LayerShape], *, rows: int, columns: int, keeps: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        shapes: Sequence[LayerShape],
+        *,
+        rows: int,
+        columns: int,
+        keeps: bool,
+        stores: Stores | None = None,
+    ) -> None:
         self.model, self.keeps, self.columns = model, keeps, columns
         self.device = next(model.parameters()).device
+        self.stores = stores or Stores(self.device)
         self.low = torch.finfo(shapes[0].dtype).min
         self.dtype = shapes[0].dtype
         self.rows, self.first, self.at = slice(0, rows), 0, 0
@@ -99,10 +141,6 @@ class Slab:
         new = np.array([len(ids) - len(slots) for ids, slots in zip(sequences, known, strict=True)])
         total = int(lengths.max())
         self.starts = total - lengths
-        for layer in self.layers:
-            # Masked columns are multiplied by zero, and memory that nobody wrote may hold NaN.
-            layer.k[:, :, : int(self.starts.max())] = 0
-            layer.v[:, :, : int(self.starts.max())] = 0
         for rows in _groups(new, most, most_rows):
             self._fill(rows, known[rows], cache)
             width = int(new[rows.stop - 1])
@@ -119,17 +157,22 @@ class Slab:
         self.rows, self.at, self.fresh = slice(0, len(lengths)), total, None
         self._build_mask()
 
-    def expand(self, index: torch.Tensor, room: int) -> None:
-        """Make row i a copy of row `index[i]`, with room for some of `room` more columns."""
-        columns = self.at + min(room, GROW)
-        if len(index) != len(self.starts) or columns > self.columns:
-            self._resize(index, columns)
+    def expand(self, copies: torch.Tensor) -> None:
+        """Fill the rows behind those that were run: the first becomes a copy of row `copies[0]`, and so on."""
+        begin = len(self.starts)
+        end = begin + len(copies)
+        self.starts = np.concatenate([self.starts, self.starts[copies.cpu().numpy()]])
+        first = int(self.starts.min())
+        for layer in self.layers:
+            for store in (layer.k, layer.v):
+                store[begin:end, :, first : self.at] = store[copies, :, first : self.at]
+        self.rows = slice(0, end)
         self._build_mask()
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Run one more token a row: logits (rows, vocabulary)."""
         if self.at >= self.columns:
-            self._resize(None, self.columns + GROW)
+            self._widen()
             self._build_mask()
         positions = self.at - self.offsets
         mask = self.mask[..., self.first : self.at + 1]
@@ -166,21 +209,20 @@ class Slab:
         for number, layer in enumerate(self.layers):
             cache.write(number, at_slots, layer.k[at_rows, :, at_columns], layer.v[at_rows, :, at_columns])
 
+    def release(self) -> None:
+        """Give the memory back; the slab is of no use any more."""
+        for layer in self.layers:
+            for store in (layer.k, layer.v):
+                self.stores.give(store)
+
     def _fill(self, rows: slice, known: Sequence[Sequence[int]], cache: PrefixCache) -> None:
         """Copy the known prefixes of `rows` from the arena to where they belong."""
         if not any(known):
             return
-        starts = self.starts[rows]
-        left = int(starts.min())
-        right = max(int(start) + len(slots) for start, slots in zip(starts, known, strict=True))
-        index = np.zeros((len(known), right - left), dtype=np.int64)
-        for line, (start, slots) in enumerate(zip(starts - left, known, strict=True)):
-            index[line, start : start + len(slots)] = slots
-        slots = torch.from_numpy(index).to(self.device)
+        starts = self.starts[rows].tolist()
+        index = [torch.tensor(slots, dtype=torch.long, device=self.device) for slots in known]
         for number, layer in enumerate(self.layers):
-            keys, values = cache.read(number, slots)
-            layer.k[rows, :, left:right] = keys.transpose(1, 2)
-            layer.v[rows, :, left:right] = values.transpose(1, 2)
+            cache.read(number, index, starts, (layer.k[rows], layer.v[rows]))
 
     def _run_columns(
         self, rows: slice, ids: np.ndarray, left: int, new: np.ndarray, total: int, wanted: int
@@ -209,18 +251,15 @@ class Slab:
             **limit,
         ).logits
 
-    def _resize(self, index: torch.Tensor | None, columns: int) -> None:
-        """Copy the rows in `index` (None: those that are live) to a store with `columns` columns."""
+    def _widen(self) -> None:
+        """Copy the live rows to a store with `GROW` more columns."""
+        self.columns += GROW
         for layer in self.layers:
             old = layer.k, layer.v
-            count = self.rows.stop if index is None else len(index)
-            layer.k, layer.v = layer.new(count, columns)
+            layer.k, layer.v = layer.new(self.rows.stop, self.columns)
             for store, source in zip((layer.k, layer.v), old, strict=True):
-                source = source[: self.rows.stop, :, self.first : self.at]
-                store[:, :, self.first : self.at] = source if index is None else source[index]
-        if index is not None:
-            self.starts = self.starts[index.cpu().numpy()]
-        self.rows, self.columns = slice(0, len(self.starts)), columns
+                store[:, :, self.first : self.at] = source[: self.rows.stop, :, self.first : self.at]
+                self.stores.give(source)
 
     def _build_mask(self) -> None:
         self.first = int(self.starts.min())

@@ -31,9 +31,11 @@ def known(cache: PrefixCache, ids: tuple[int, ...]) -> int:
     """How many first tokens of `ids` are found; what is stored for them is checked."""
     slots = cache.match(ids)
     if slots:
-        keys, values = cache.read(1, torch.tensor(slots))
-        assert keys[:, 0].tolist() == [[i, ids[i]] for i in range(len(slots))]
-        assert values[:, 0, 0].tolist() == list(range(len(slots)))
+        keys, values = torch.full((2, 1, len(slots) + 3, 2), -1.0), torch.full((2, 1, len(slots) + 3, 1), -1.0)
+        cache.read(1, [torch.tensor([], dtype=torch.long), torch.tensor(slots)], [0, 3], (keys, values))
+        assert keys[1, 0, 3:].tolist() == [[i, ids[i]] for i in range(len(slots))]
+        assert values[1, 0, 3:, 0].tolist() == list(range(len(slots)))
+        assert (keys[0] == -1).all() and (keys[1, 0, :3] == -1).all(), "nothing else is written"
     return len(slots)
 
 

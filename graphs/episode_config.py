@@ -27,6 +27,7 @@ class RepairConfig(StrictConfig):
         lost attempt and nothing else (`Environment.notes`, where there is one).
     redraws: a rollback that begins with the very line objected to is ended there and drawn again, at most so often (its
         tokens count); not for a repairer that sees no feedback.
+    memory: how many reflections an attempt has before it, the last ones; None: those of all trials (Reflexion keeps 1 to 3).
     rounds: repairs in a row, at most. budget: repairs of an unsolved task (only with on = "unsolved").
     fresh: for an unsolved task, also draw fresh samples of the actor: "none"; "pooled" (they join the pool: the
         more-sampling baseline); "measured" (a yardstick for the repair: on record, in no pool). fresh_budget: how many at
@@ -38,6 +39,7 @@ class RepairConfig(StrictConfig):
     form: Literal["rewrite", "rollback", "again", "from_turn"] = "rewrite"
     sees: Literal["attempt", "feedback"] = "feedback"
     words: Literal["policy", "notes"] = "policy"
+    memory: int | None = Field(default=None, ge=1)
     redraws: int = Field(default=2, ge=0)
     rounds: int = Field(default=1, ge=0)
     budget: int = Field(default=4, ge=0, lt=1000)

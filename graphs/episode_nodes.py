@@ -195,8 +195,10 @@ class _Repairer:
         first = failed.messages[0]
         opening = first if isinstance(first, Observation) else Observation(text=task_of(state).prompt)
         stage = "refine" if self.name == "refiner" else "reflect"
-        reflects = self.cast.repair.reflects
-        attempt = new_attempt(stage, failed.id, [opening, *(_critiques(failed.messages) if reflects else [])])
+        reflects, most = self.cast.repair.reflects, self.cast.repair.memory
+        earlier = _critiques(failed.messages) if reflects else []
+        earlier = earlier if most is None else earlier[max(0, len(earlier) + 1 - most) :]  # and the one to come
+        attempt = new_attempt(stage, failed.id, [opening, *earlier])
         if self.cast.repair.words == "notes":
             notes = note_taker(self.cast.worlds.environment).notes(task_of(state), turns(failed.messages))
             return self._reflected(state, attempt, failed, Critique(text=notes, author="notes"))

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from kintsugi.errors import ConfigError, ContextTooLong
 from kintsugi.graphs.episode_graph import build_episode_graph
 from kintsugi.graphs.episode_nodes import Cast, note_taker
 from kintsugi.graphs.episode_state import EpisodePlan, finished_episode, start_state
+from kintsugi.ledger import Ledger
 from kintsugi.records import Action, Critique, Observation, Task, Verdict, to_plain
 from kintsugi.sandboxes.environments.environment import open_environment
 from tests.graphs.episode_players import TokenPolicy, cast_of, follows, plan_of, played, turn, word_problems
@@ -322,6 +324,41 @@ def test_reflections_add_up_over_several_rounds() -> None:
         "first thought",
         "second thought",
     ]
+
+
+def test_a_memory_may_be_short() -> None:
+    """Reflexion keeps its last reflections: the reflector reads those before the last attempt, the agent one more."""
+    environment, task, _ = one_hunt()
+    actor = TokenPolicy(lambda messages: "quit")
+    for most, kept in ((1, [["1"], ["2"], ["3"], ["4"]]), (2, [["1"], ["1", "2"], ["2", "3"], ["3", "4"]])):
+        reflector = ScriptedPolicy(["thought 1", "thought 2", "thought 3", "thought 4"])
+        repair = {**AGAIN, "rounds": 4, "memory": most}
+        cast = cast_of(actor, environment, prompts="react", repair=repair, repairer=reflector)
+        (episode,) = played(cast, plan_of(task))
+        said = [[m.text[-1] for m in one.messages if isinstance(m, Critique)] for one in episode.trajectories[1:]]
+        assert said == kept
+        told = [number for number in "1234" if f"thought {number}" in actor.requests[-1].messages[1]["content"]]
+        assert told == kept[-1]
+
+
+def test_a_memory_goes_from_episode_to_episode(tmp_path: Path) -> None:
+    """As it is with `repair.on = "unsolved"`: each trial is an episode of its own, and its parent comes from the ledger."""
+    environment, task, plan = one_hunt()
+
+    def act(messages: Any) -> str:
+        return plan[turn(messages)] if "thought 1\nthought 2" in messages[1]["content"] else "quit"
+
+    reflector = ScriptedPolicy(["thought 1", "thought 2"])
+    repair = {**AGAIN, "on": "unsolved"}
+    cast = cast_of(TokenPolicy(act), environment, prompts="react", repair=repair, repairer=reflector)
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_tasks([task])
+        lost = None
+        for trial in range(3):
+            ledger.commit_episodes(played(cast, plan_of(task, trial, repair_of=lost)))
+            (lost,) = ledger.episodes(sample=trial)[0].trajectories
+        assert lost.success and [m.text for m in lost.messages if isinstance(m, Critique)] == ["thought 1", "thought 2"]
+    assert "thought 1" in reflector.requests[1].messages[-1]["content"]
 
 
 # -- what breaks -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
+from kintsugi.config import validate
 from kintsugi.errors import ConfigError
 from kintsugi.graphs.episode_config import RepairConfig
 from kintsugi.graphs.episode_graph import build_episode_graph
@@ -106,6 +107,10 @@ def lost_and_won(environment: Any, said: str = "HINT", at: int = 2, policy: Any 
 
 def texts(one: Trajectory) -> list[str]:
     return [action.text for action in one.actions]
+
+
+def config_of(values: dict[str, Any]) -> PlayConfig:
+    return validate(PlayConfig, values, "the test")
 
 
 def critique(one: Trajectory) -> Critique:
@@ -392,7 +397,7 @@ def test_environments_of_one_turn_are_refused() -> None:
     check_repair(RepairConfig(who="self", form="again"), environment)
     values = {"environment": {"name": "word_problems"}, "repair": {"who": "self", "form": "from_turn"}}
     with pytest.raises(ConfigError, match="one turn"):
-        asyncio.run(PlaySession.begin(PlayConfig(**values), environment.tasks("train", limit=1)[0], environment=environment))
+        asyncio.run(PlaySession.begin(config_of(values), environment.tasks("train", limit=1)[0], environment=environment))
 
 
 def test_a_person_may_change_the_reflection_and_the_turn(tmp_path: Path) -> None:
@@ -402,14 +407,15 @@ def test_a_person_may_change_the_reflection_and_the_turn(tmp_path: Path) -> None
 
     async def main() -> Any:
         begun = await PlaySession.begin(
-            PlayConfig(**values), environment.tasks("")[0], folder=tmp_path, policy=policy, environment=environment
+            config_of(values), environment.tasks("")[0], folder=tmp_path, policy=policy, environment=environment
         )
         for action in ("1", "2", "3", "quit"):
             await begun.step()
             await begun.say(action)
             await begun.step()
         point = await begun.step()
-        assert point.node == "reflector" and point.next == "environment" and point.proposal.kept == 3
+        assert point.node == "reflector" and point.next == "environment"
+        assert isinstance(point.proposal, Critique) and point.proposal.kept == 3
         point = await begun.say("Turn back at once. First mistake: 2")
         assert point.proposal == Critique(
             text="Turn back at once. First mistake: 2", author="human", kept=1, note="turn 2 went wrong, says a person"

@@ -163,7 +163,8 @@ def test_the_reflector_learns_what_it_was_asked_with_numbers(chat: ChatTokens) -
     asked = chat.decode(row.ids[: row.mask.index(1)])
     assert "2> " in asked and "First mistake: N" in asked
     assert chat.decode([token for token, at in zip(row.ids, row.mask, strict=True) if at]) == "HINT: keep going"
-    chats = RoleChats(*(load_prompt("react", role).without_shots() for role in ("actor", "reflector")), built(chat).repair)
+    actor, reflector = (load_prompt("react", role).without_shots() for role in ("actor", "reflector"))
+    chats = RoleChats(actor, reflector, built(chat).repair)
     prompt, answer, _ = chats.repair(two, won)
     assert "First mistake: N" in prompt[-1]["content"] and answer == [{"role": "assistant", "content": "HINT: keep going"}]
 

@@ -62,25 +62,25 @@ def recursion_limit(cast: Cast) -> int:
 
 
 def _begin(repairer: str) -> Any:
-    def route(state: EpisodeState) -> str:
+    async def route(state: EpisodeState) -> str:
         return repairer if state["plan"].get("repair_of") else "agent"
 
     return route
 
 
-def _go_on(state: EpisodeState) -> str:
+async def _go_on(state: EpisodeState) -> str:
     """After a reflection: the environment where turns are to be done again, else the agent."""
     current = state["current"]
     return "environment" if current is not None and current["messages"][-1].get("kept") else "agent"
 
 
 class _Router:
-    """Where an episode goes after the environment spoke."""
+    """Where an episode goes after the environment spoke. Async, or LangGraph would ask a thread at every turn."""
 
     def __init__(self, cast: Cast, repairer: str | None) -> None:
         self.cast, self.repairer = cast, repairer
 
-    def __call__(self, state: EpisodeState) -> str:
+    async def __call__(self, state: EpisodeState) -> str:
         if state["current"] is not None:
             return "agent"
         last = state["attempts"][-1]

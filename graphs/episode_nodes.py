@@ -321,29 +321,30 @@ def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[Cha
     have just fallen out of the history window)."""
     num_turns, turn = len(_actions(attempt)), -1
     dropped = rules.turns_dropped(num_turns)
-    messages = [message_from_plain(message) for message in attempt["messages"]]
-    opening = messages[0]
-    assert isinstance(opening, Observation)
-    memory = _memory(messages)
-    chat = list(role.messages(task=opening.text, attempt="", feedback="", memory=memory))
+    # States are plain, and long ones are read at every turn: only the reflections, which are few, become records.
+    messages = attempt["messages"]
+    assert messages[0]["kind"] == "observation"
+    critiques = [message_from_plain(message) for message in messages if message["kind"] == "critique"]
+    memory = _memory(critiques)
+    chat = list(role.messages(task=messages[0]["text"], attempt="", feedback="", memory=memory))
     ids: list[int] = []
     # A repairer's own action was sampled in the repairer's chat, and kept turns in that of the lost attempt.
-    kept = num_kept(messages)
-    exact = (attempt["stage"] not in ("refine", "reflect") or bool(_critiques(messages))) and not kept
+    kept = num_kept(critiques)
+    exact = (attempt["stage"] not in ("refine", "reflect") or bool(critiques)) and not kept
     exact = exact and dropped == rules.turns_dropped(num_turns - 1)
     for message in messages[1:]:
-        if isinstance(message, Action):
+        if message["kind"] == "action":
             turn += 1
             if turn >= dropped:
-                chat.append(ChatMessage(role="assistant", content=message.text))
-            tokens = message.tokens
-            if tokens is not None and tokens.restart and turn >= kept:
+                chat.append(ChatMessage(role="assistant", content=message["text"]))
+            tokens = message.get("tokens")
+            if tokens is not None and tokens.get("restart") and turn >= kept:
                 ids, exact = [], dropped == rules.turns_dropped(num_turns - 1)
-            exact = exact and tokens is not None and bool(ids or tokens.context_ids)
+            exact = exact and tokens is not None and bool(ids or tokens["context_ids"])
             if exact and tokens is not None:
-                ids += [*tokens.context_ids, *tokens.completion_ids]
-        elif isinstance(message, Observation) and turn >= dropped:
-            chat.append(ChatMessage(role="user", content=message.text))
+                ids += [*tokens["context_ids"], *tokens["completion_ids"]]
+        elif message["kind"] == "observation" and turn >= dropped:
+            chat.append(ChatMessage(role="user", content=message["text"]))
     return tuple(chat), tuple(ids) if exact else ()
 
 

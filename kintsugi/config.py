@@ -2,17 +2,21 @@
 
 A config class stands beside what it configures and derives from `StrictConfig`; a recipe nests them. `load_toml` reads a
 file, `with_overrides` applies what the command line gave, `validate` turns both into the class or into one sentence that
-names the key, what was expected and the nearest known name. Nothing here knows any particular recipe.
+names the key, what was expected and the nearest known name; `check_arguments` does so for options that go to a function.
+Nothing here knows any particular recipe.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
 import tomllib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, model_validator
 
 from kintsugi.errors import ConfigError, nearest
 
@@ -108,6 +112,53 @@ def validate(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         if first["type"] in ("model_type", "dict_type"):
             message = "a table"
         raise ConfigError(f"{where}: {whose} {message}{found}{more}") from None
+
+
+def check_arguments(opens: Callable[..., Any], options: Mapping[str, Any], whose: str, table: str) -> None:
+    """Raise ConfigError for options that `opens` has not, lacks, or annotates as something else.
+
+    whose: names what is opened ("the environment gsm8k"); table: where its options are set ("environment.options").
+    Annotations that cannot be read or checked take anything.
+    """
+    parameters = inspect.signature(opens).parameters
+    known = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    for name in options:
+        if name not in known and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            raise ConfigError(f'{whose} has no option "{name}": {nearest(name, known)}')
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise ConfigError(f'{whose} needs the option "{name}": set {table}.{name}')
+    try:
+        hints = inspect.get_annotations(opens, eval_str=True) if inspect.isfunction(opens) else {}
+    except Exception:  # names that are only there for a type checker, or anything else in somebody's own code
+        hints = {}
+    for name in known:
+        if name in options and name in hints and (expected := _misfit(hints[name], options[name])):
+            found = f"{options[name]!r:.60}" if options[name] is not None else "null"
+            raise ConfigError(f"{whose}: expected {expected} for {table}.{name}, found {found}")
+
+
+def _misfit(hint: Any, value: Any) -> str:
+    """What `hint` expects instead of `value`; "" where it fits. A list is as good as a tuple, as in TOML."""
+    try:
+        fits = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False))
+        fits.validate_python(os.fspath(value) if hint is str and isinstance(value, os.PathLike) else value)
+    except ValidationError as error:
+        wrong = error
+        if isinstance(value, list | dict):
+            try:
+                fits.validate_json(json.dumps(value))
+                return ""
+            except ValidationError as again:
+                wrong = again
+            except (TypeError, ValueError):  # objects in it
+                pass
+        said = [one["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for one in wrong.errors()]
+        tables = (one.replace("a valid mapping", "a table").replace("a valid dictionary", "a table") for one in said)
+        return " or ".join(dict.fromkeys(tables)).replace("'", '"')
+    except (PydanticUserError, TypeError):  # nothing that can be checked
+        return ""
+    return ""
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,13 @@ class ModelConfig(StrictConfig):
     def _home(cls, path: str) -> str:
         return str(Path(path).expanduser()) if path.startswith("~") else path
 
+    @model_validator(mode="after")
+    def _options(self) -> ModelConfig:
+        given = [name for name in ("path", "version") if name in self.options and self.kind == "transformers"]
+        if given:
+            raise ValueError(f"model.path to say which model, not model.options.{given[0]}: the run sets that")
+        return self
+
 
 class FirstPhase(StrictConfig):
     """Training before the main warm start, at a constant rate: steps on the `shortest` share of the demonstrations."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from kintsugi.agents.policies.policy import check_options
 from kintsugi.config import validate, with_overrides
 from kintsugi.errors import ConfigError, KintsugiError, LearningError, PolicyError, RunError, missing_extra
 from kintsugi.graphs.round_graph import RoundState, run_rounds
@@ -79,6 +80,10 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
         raise ConfigError(
             f'a model of kind "{model.kind}" cannot be trained: set model.kind=transformers, or use kintsugi eval'
         )
+    if model.options:
+        check_options(model.kind, {**model.options, "path": model.path})
+    if "adapter" in model.options:
+        raise ConfigError("model.options.adapter would only act, not learn: set model.path to the adapter's folder")
     if model.path[:1] in ("/", ".", "~") and not Path(model.path).is_dir():
         raise PolicyError(f"expected a model folder at {model.path} (model.path), found none: check the path")
     if settings.train_split == settings.heldout_split:

@@ -26,7 +26,9 @@ import asyncio
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from kintsugi.agents.policies.endpoint_client import CHECK_OPTIONS, TRY_AGAIN, EndpointClient, StatusError
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
@@ -240,10 +242,10 @@ def open_policy(
     model: str,
     *,
     api_key_env: str = "OPENAI_API_KEY",
-    timeout_s: float = 120.0,
-    max_concurrent: int = 64,
-    retries: int = 3,
-    backoff_s: float = 0.5,
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0,
+    max_concurrent: Annotated[int, Field(ge=1)] = 64,
+    retries: Annotated[int, Field(ge=0)] = 3,
+    backoff_s: Annotated[float, Field(ge=0)] = 0.5,
     logprobs: bool = True,
     extra_body: Mapping[str, Any] | None = None,
     additions: bool | None = None,

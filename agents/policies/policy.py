@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
+from kintsugi.config import check_arguments
 from kintsugi.errors import ConfigError, missing_extra, nearest
 
 
@@ -154,34 +155,36 @@ def policy_kinds() -> dict[str, str]:
 def open_policy(kind: str, options: Mapping[str, Any] | None = None) -> Policy:
     """Open a policy by kind ("transformers", "endpoint", …) with its own options.
 
-    Each module has `open_policy(**options) -> Policy`. Unknown kinds and options, and missing options, raise
-    ConfigError; packages that are not installed, MissingExtra.
+    Each module has `open_policy(**options) -> Policy`. Unknown kinds and options, missing options, and those of another
+    type raise ConfigError; packages that are not installed, MissingExtra.
 
     Example: `open_policy("endpoint", {"url": "http://localhost:8000/v1", "model": "my-model"})`
     """
+    with _what_it_needs(kind):
+        return check_options(kind, options or {})(**dict(options or {}))
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> Callable[..., Policy]:
+    """What opens policies of that kind; raises what `open_policy` would raise before it does anything."""
     kinds = policy_kinds()
     if kind not in kinds:
         raise ConfigError(f'unknown policy kind "{kind}": {nearest(kind, kinds)}')
+    with _what_it_needs(kind):
+        opens = importlib.import_module(kinds[kind].split(":")[0]).open_policy
+    check_arguments(opens, options, f'a policy of kind "{kind}"', "model.options")
+    return opens
+
+
+@contextmanager
+def _what_it_needs(kind: str) -> Iterator[None]:
+    """An import that fails here is a missing extra; another package's is for that to say."""
     try:
-        module = importlib.import_module(kinds[kind].split(":")[0])
-        _check_options(kind, module.open_policy, options or {})
-        return module.open_policy(**dict(options or {}))
+        yield
     except ImportError as error:
-        if not kinds[kind].startswith("kintsugi."):  # another package's: what it needs is for it to say
+        if not policy_kinds()[kind].startswith("kintsugi."):
             raise
         extra = kind if kind in ("vllm", "ray") else "train"
         raise missing_extra(f'a policy of kind "{kind}"', extra) from error
-
-
-def _check_options(kind: str, opens: Callable[..., Policy], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(opens).parameters
-    known = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    for name in options:
-        if name not in known and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            raise ConfigError(f'a policy of kind "{kind}" has no option "{name}": {nearest(name, known)}')
-    for name in known:
-        if parameters[name].default is inspect.Parameter.empty and name not in options:
-            raise ConfigError(f'a policy of kind "{kind}" needs the option "{name}": set model.options.{name}')
 
 
 def as_messages(*pairs: tuple[str, str]) -> tuple[ChatMessage, ...]:
@@ -196,6 +199,7 @@ __all__: Sequence[str] = (
     "Request",
     "Sampling",
     "as_messages",
+    "check_options",
     "live",
     "open_policy",
     "policy_kinds",

@@ -18,15 +18,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 
 from kintsugi.agents.chat_tokens import ChatTokens
 from kintsugi.agents.policies.batch_decoder import BatchDecoder, Row
 from kintsugi.agents.policies.batch_queue import Batching, BatchQueue, Ticket
 from kintsugi.agents.policies.policy import Completion, Request
-from kintsugi.agents.policies.weight_loading import loading
+from kintsugi.agents.policies.weight_loading import known_device, loading
 from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -55,13 +56,13 @@ def open_policy(
     path: str,
     *,
     adapter: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_batch: int = 256,
-    max_batch_tokens: int = 65536,
+    device: Annotated[str, AfterValidator(known_device)] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto",
+    max_batch: Annotated[int, Field(ge=1)] = 256,
+    max_batch_tokens: Annotated[int, Field(ge=1)] = 65536,
     batching: Batching = "repeatable",
-    prefix_cache_tokens: int = 200_000,
-    threads: int | None = None,
+    prefix_cache_tokens: Annotated[int, Field(ge=0)] = 200_000,
+    threads: Annotated[int, Field(ge=1)] | None = None,
     version: str | None = None,
 ) -> TransformersPolicy:
     """Load a model and its tokenizer.
@@ -73,12 +74,11 @@ def open_policy(
     kept for later calls; 0 keeps none; at most 2 GiB, or an eighth of a GPU's free memory.
     threads: CPU threads of the model. version: a name for these weights; by default a hash of their content.
 
-    Raises PolicyError when something is missing or has no chat template, ConfigError for an unknown `batching`.
+    Raises PolicyError when something is missing or has no chat template, ConfigError for an unknown `batching` or device.
     """
     if batching not in ("repeatable", "eager"):
         raise ConfigError(f'batching must be "repeatable" or "eager", found "{batching}"')
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = known_device(device)
     sources = _find(path, adapter)
     chat = ChatTokens(_load_tokenizer(sources.tokenizer))
     model = _load_model(sources, "float32" if dtype == "auto" and device == "cpu" else dtype).to(device)

@@ -55,7 +55,8 @@ def evaluate(
         loaded = recipe_of(Path(what or ""), changes)
     else:
         if endpoint is not None:
-            changes += ["model.kind=endpoint", f'model.options={{url = "{endpoint}", model = "{model}"}}']
+            served = [f"model.options.url={json.dumps(endpoint)}", f"model.options.model={json.dumps(model)}"]
+            changes = ["model.kind=endpoint", "model.options={}", *changes, *served]
         loaded = load_recipe(recipe or "demo", changes)
         if what is None and loaded.model.kind == "transformers" and not loaded.model.path:
             raise ConfigError(f"the recipe {recipe} names no model: give a run folder or a model, or set model.path")

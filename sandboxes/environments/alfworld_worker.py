@@ -7,8 +7,8 @@
     {"op": "leave", "world": "w1"}      {"op": "expert", "game": {…}, "turns": 50}
 
 An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. Games are
-`{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last, up to
-`MOST_OPERATORS` ground actions in all) and, with a folder, on disk by content.
+`{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last: up to
+`MOST_OPERATORS` ground actions in all ready to play, up to `MOST_PACKED` bytes packed) and, with a folder, on disk by content.
 
 A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment,
 hundreds of times slower). End of input ends the process. Left out: choosing, replacing and bounding workers
@@ -24,6 +24,7 @@ import os
 import re
 import sys
 import tempfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ from kintsugi.sandboxes.environments.alfworld_generator import AuthoredGame, pro
 from kintsugi.sandboxes.environments.alfworld_text import TASK, load_grammar, packaged_file
 from kintsugi.sandboxes.environments.worker_processes import serve
 
-MOST_OPERATORS: Final = 100_000
+MOST_OPERATORS: Final = 50_000
+MOST_PACKED: Final = 64 << 20
 FORMAT: Final = 1
 """Of the disk cache's files: changes when what `translated` gives does."""
 _SENTENCE: Final = re.compile(r'Your task is to: ([^"\\]*)"')
@@ -59,6 +61,7 @@ class Worker:
         self.engine, self.cache = engine, Path(cache).expanduser() if cache else None
         self.worlds: dict[str, tuple[Engine, int]] = {}
         self._games: OrderedDict[str, Game] = OrderedDict()
+        self._packed: OrderedDict[str, bytes] = OrderedDict()
         self._idle: list[Shipped] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,11 +134,24 @@ class Worker:
         key = hashlib.sha256(json.dumps([FORMAT, _identity(source)], sort_keys=True).encode()).hexdigest()[:24]
         found = self._games.pop(key, None)
         if found is None:
-            found = self._kept(key) or self._new(key, source)
+            found = self._unpacked(key) or self._kept(key) or self._new(key, source)
         self._games[key] = found
         while len(self._games) > 1 and sum(len(one.plain["operators"]) for one in self._games.values()) > MOST_OPERATORS:
             self._games.popitem(last=False)
         return found
+
+    def _unpacked(self, key: str) -> Game | None:
+        packed = self._packed.get(key)
+        if packed is None:
+            return None
+        self._packed.move_to_end(key)
+        return Game(json.loads(zlib.decompress(packed)), load_grammar())
+
+    def _pack(self, key: str, plain: Mapping[str, Any]) -> None:
+        """A game ready to play is some hundred times as large as packed, and a tenth as long to make as to translate."""
+        self._packed[key] = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 1)
+        while sum(map(len, self._packed.values())) > MOST_PACKED:
+            self._packed.popitem(last=False)
 
     def _kept(self, key: str) -> Game | None:
         if self.cache is None:
@@ -152,6 +168,7 @@ class Worker:
         plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
         if self.cache is not None:
             self._keep(self.cache, key, plain)
+        self._pack(key, plain)
         return Game(plain, load_grammar())
 
     def _keep(self, folder: Path, key: str, plain: dict[str, Any]) -> None:
@@ -170,6 +187,7 @@ class Worker:
             self._leave(world)
         self._idle.clear()
         self._games.clear()
+        self._packed.clear()
 
 
 class Shipped:

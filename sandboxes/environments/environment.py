@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+from kintsugi.config import check_arguments
 from kintsugi.errors import ConfigError, nearest
 from kintsugi.records import Task, Verdict, content_hash
 
@@ -156,9 +156,10 @@ def open_environment(kind: str, options: Mapping[str, Any] | None = None) -> Env
     """Open an environment by name with its own options, for example `open_environment("gsm8k", {"data": "path"})`, or
     one of your own by its file: `open_environment("./mine.py")`.
 
-    Unknown names and options, missing options, and files that cannot be imported raise ConfigError."""
+    Unknown names and options, options that are missing or of another type, and files that cannot be imported raise
+    ConfigError."""
     module = environment_module(kind)
-    _check_options(kind, module.open_environment, options or {})
+    check_arguments(module.open_environment, options or {}, f"the environment {kind}", "environment.options")
     opened = module.open_environment(**dict(options or {}))
     if not isinstance(opened, Environment):
         raise ConfigError(f"expected an environment from open_environment of {kind}, found {opened!r:.60}: see Environment")
@@ -196,14 +197,3 @@ def _module_of_file(path: Path) -> ModuleType:
     if not callable(getattr(module, "open_environment", None)):
         raise ConfigError(f"expected a function open_environment in {path}, found none: add it")
     return module
-
-
-def _check_options(kind: str, opens: Callable[..., Environment], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(opens).parameters
-    known = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    for name in options:
-        if name not in known and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            raise ConfigError(f'the environment {kind} has no option "{name}": {nearest(name, known)}')
-    for name in known:
-        if parameters[name].default is inspect.Parameter.empty and name not in options:
-            raise ConfigError(f'the environment {kind} needs the option "{name}": set environment.options.{name}')

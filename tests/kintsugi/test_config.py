@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, model_validator
 
-from kintsugi.config import StrictConfig, load_toml, merged, validate, with_overrides
+from kintsugi.config import StrictConfig, check_arguments, load_toml, merged, validate, with_overrides
 from kintsugi.errors import ConfigError
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
 
@@ -132,6 +133,54 @@ def test_overrides() -> None:
 def test_malformed_overrides(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_overrides({"name": "x"}, [override])
+
+
+def opens(
+    path: str,
+    *,
+    num: Annotated[int, Field(ge=1)] | None = None,
+    wait_s: float = 1.0,
+    parts: tuple[int, ...] = (),
+    words: str | Sequence[str] = (),
+    form: Literal["a", "b"] = "a",
+    plain: bool = False,
+    body: Mapping[str, Any] | None = None,
+    anything: Any = None,
+) -> None: ...
+
+
+def unreadable(path: str, model: OnlyForTypeCheckers = None) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_arguments_that_fit() -> None:
+    whole = {"num": 3, "wait_s": 2, "parts": [1, 2], "words": ["x"], "form": "b", "plain": True, "body": {"a": None}}
+    check_arguments(opens, {"path": "p", **whole, "anything": object()}, "it", "it.options")
+    check_arguments(opens, {"path": Path("p"), "num": None, "words": "x", "body": None}, "it", "it.options")
+    check_arguments(unreadable, {"path": 3, "model": 4}, "it", "it.options")
+    check_arguments(lambda **_: None, {"x": 3}, "it", "it.options")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, 'it needs the option "path": set it.options.path'),
+        ({"path": "p", "nmu": 3}, 'it has no option "nmu": did you mean "num"?'),
+        ({"path": 3}, "it: expected a valid string for it.options.path, found 3"),
+        ({"path": "p", "num": "many"}, "expected a valid integer for it.options.num, found 'many'"),
+        ({"path": "p", "num": True}, "expected a valid integer for it.options.num, found True"),
+        ({"path": "p", "num": 0}, "expected greater than or equal to 1 for it.options.num, found 0"),
+        ({"path": "p", "wait_s": None}, "expected a valid number for it.options.wait_s, found null"),
+        ({"path": "p", "wait_s": float("nan")}, "expected a finite number for it.options.wait_s, found nan"),
+        ({"path": "p", "parts": ["x"]}, "expected a valid integer for it.options.parts, found ['x']"),
+        ({"path": "p", "form": "c"}, 'expected "a" or "b" for it.options.form, found'),
+        ({"path": "p", "plain": 1}, "expected a valid boolean for it.options.plain, found 1"),
+        ({"path": "p", "body": [1]}, "expected a table for it.options.body, found [1]"),
+    ],
+)
+def test_arguments_that_do_not_fit(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_arguments(opens, options, "it", "it.options")
+    assert said in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
 def test_merged_lays_tables_upon_tables() -> None:

@@ -33,10 +33,13 @@ HUNT = '[environment]\nname = "treasure_hunt"\n[model]\nkind = "endpoint"\npromp
 class Agent:
     """What a model behind the server says: the plan of the task it is told of, turn by turn; "quit" where it has none.
 
-    dies_after: answers after which the server breaks every connection. `chats` are the requests as they came."""
+    dies_after: answers after which the server breaks every connection. refuses: arguments that it does not take. `chats` are
+    the requests as they came."""
 
-    def __init__(self, plans: Mapping[str, Sequence[str]], dies_after: int | None = None) -> None:
-        self.plans, self.dies_after = plans, dies_after
+    def __init__(
+        self, plans: Mapping[str, Sequence[str]], dies_after: int | None = None, refuses: Sequence[str] = ()
+    ) -> None:
+        self.plans, self.dies_after, self.refuses = plans, dies_after, refuses
         self.chats: list[Chat] = []
 
     def answer(self, chat: Chat) -> str:
@@ -58,6 +61,8 @@ def listening(agent: Agent) -> Iterator[str]:
                 return
             if self.path != "/v1/chat/completions" or body["model"] != "agent-7b":
                 return self.reply(404, {"error": {"message": f"no model {body['model']}"}})
+            for name in (name for name in agent.refuses if name in body):
+                return self.reply(400, {"error": {"message": f"Unsupported parameter: '{name}'"}})
             text = agent.answer(body["messages"])
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             self.reply(200, {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 4}})
@@ -175,6 +180,20 @@ def test_a_server_that_dies_is_one_sentence(measured: Any, tmp_path: Path) -> No
     assert len(err.splitlines()) == 1
     with Ledger.open(tmp_path / "kept.sqlite", create=False, read_only=True) as ledger:
         assert ledger.count_episodes() == 2 and ledger.integrity() == [], "the wave that was finished is kept"
+
+
+def test_what_a_server_refuses_is_left_out_as_it_says(measured: Any) -> None:
+    """The options that the error names, set beside --endpoint."""
+    tasks = held_out("demo", 2)
+    with listening(Agent({task.prompt: gold for task, gold in tasks}, refuses=("logprobs", "seed"))) as url:
+        options = ["--recipe", "demo", "evaluate.tasks=2"]
+        for way in ("model.options.logprobs=false", "model.options.extra_body.seed=null"):
+            code, out, err = measured(url, *options)
+            assert (code, out, len(err.splitlines())) == (6, "", 1) and "answered 400" in err
+            assert way in err
+            options.append(way)
+        code, out, err = measured(url, *options)
+    assert code == 0 and json.loads(out)["success_rate"] == 1, err
 
 
 def test_a_model_that_the_server_has_not(measured: Any) -> None:

@@ -85,7 +85,7 @@ def test_options_choose_types_sizes_and_wording():
         ({"task_types": []}, "at least one task type"),
         ({"receptacles": "five"}, 'expected receptacles such as "5-8"'),
         ({"demonstration_receptacles": "6-4"}, "expected demonstration_receptacles"),
-        ({"prompt": "short"}, 'expected prompt "official" or "brief"'),
+        ({"prompt": "short"}, 'expected "official" or "brief" for environment.options.prompt'),
         ({"engine": "fast"}, '"lean" or "shipped"'),
         ({"workers": -1}, "workers of 0 or more"),
         ({"held_back": 7}, "held_back of 0 to 6"),

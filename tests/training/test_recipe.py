@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.errors import ConfigError
 from kintsugi.training.recipe import load_recipe
-from kintsugi.training.run import check_recipe, plan_text, run_id_of
+from kintsugi.training.run import check_recipe, plan_text, run_id_of, train
 
 MINE = '''
 import dataclasses
@@ -131,3 +131,32 @@ def test_what_a_warm_start_needs_is_looked_for_before_a_run(elsewhere: Path) -> 
         check_recipe(load_recipe("demo", [*changes, "warm_start.repair_share=0.2"]))
     with pytest.raises(ConfigError, match="takes no notes"):
         check_recipe(load_recipe("demo", [*changes, "repair.who=self", "repair.form=again", "repair.words=notes"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.options.max_bach=8", 'has no option "max_bach": did you mean "max_batch"'),
+        ("model.options.max_batch=many", "expected a valid integer for model.options.max_batch, found 'many'"),
+        ("model.options.threads=0", "greater than or equal to 1 for model.options.threads, found 0"),
+        ("model.options.batching=quick", 'expected "repeatable" or "eager" for model.options.batching'),
+        ("model.options.dtype=float99", 'expected "auto", "float32"'),
+        ("model.options.device=warp", 'found "warp"'),
+        ("model.options.adapter=a/b", "set model.path to the adapter's folder"),
+        ("model.options.path=a/b", "model.path to say which model"),
+        ("environment.options.num_tasks=some", "expected a valid integer for environment.options.num_tasks"),
+    ],
+)
+def test_options_are_looked_at_before_a_run(tmp_path: Path, override: str, told: str) -> None:
+    """Not only once a warm start is over; and nothing is left behind."""
+    with pytest.raises(ConfigError) as caught:
+        check_recipe(load_recipe("demo", [override]))
+    assert told in str(caught.value)
+    with pytest.raises(ConfigError):
+        train(load_recipe("demo", [override]), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_good_options_pass() -> None:
+    given = ["max_batch=8", "threads=null", "device=cpu", "dtype=float64"]
+    check_recipe(load_recipe("demo", [f"model.options.{one}" for one in given]))

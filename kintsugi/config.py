@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def _misfit(hint: Any, value: Any) -> str:
             except (TypeError, ValueError):  # objects in it
                 pass
         said = [one["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for one in wrong.errors()]
-        tables = (one.replace("a valid mapping", "a table").replace("a valid dictionary", "a table") for one in said)
+        tables = (re.sub("an? (valid mapping|valid dictionary|object)$", "a table", one) for one in said)
         return " or ".join(dict.fromkeys(tables)).replace("'", '"')
     except (PydanticUserError, TypeError):  # nothing that can be checked
         return ""

@@ -185,7 +185,7 @@ def _rows(story: RunStory) -> list[tuple[str, ...]]:
         point, other = main.get(number), control.get(number)
         explored, learned = story.explored.get(number, {}), story.learned.get(number, {})
         gate = "" if point is None else "promoted" if point.promoted else "kept"
-        gate = "start" if number == 0 and point else gate
+        gate = "start" if number == 0 and point else "no rows" if number in story.idle else gate
         solved = f"{explored.get('solved', 0)}/{explored.get('tasks', explored.get('explored', 0))}" if explored else ""
         rows.append(
             (

@@ -32,7 +32,8 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class RunStory:
     """main, control: evaluations by round, oldest first. explored, reflected, learned, gates: metrics lines by round
-    (learned: of the main arm). planned_rounds: what the recipe asks for, None when it does not say."""
+    (learned: of the main arm). idle: rounds that found nothing to learn from, and so trained nothing. planned_rounds: what
+    the recipe asks for, None when it does not say."""
 
     folder: Path
     name: str
@@ -44,6 +45,7 @@ class RunStory:
     reflected: Mapping[int, Mapping[str, Any]]
     learned: Mapping[int, Mapping[str, Any]]
     gates: Mapping[int, Mapping[str, Any]]
+    idle: tuple[int, ...] = ()
     planned_rounds: int | None
 
     @property
@@ -58,25 +60,32 @@ class RunStory:
         return sorted(known | set(self.explored) | set(self.learned))
 
     @property
+    def num_done(self) -> int:
+        """The last round that came to its end, 0 for none."""
+        return max([point.round for point in self.main] + list(self.idle), default=0)
+
+    @property
     def finished(self) -> bool:
-        return self.planned_rounds is not None and bool(self.main) and self.main[-1].round >= self.planned_rounds
+        return self.planned_rounds is not None and bool(self.main) and self.num_done >= self.planned_rounds
 
     def headline(self) -> str:
         """One sentence: where it began, where it is, and where the control is."""
         if not self.main:
             return "Nothing has been evaluated yet."
         start, last, best = self.main[0], self.main[-1], self.champion
-        done = f"{last.round}" if self.planned_rounds is None else f"{last.round} of {self.planned_rounds}"
+        done = f"{self.num_done}" if self.planned_rounds is None else f"{self.num_done} of {self.planned_rounds}"
         if last.round == start.round:
-            return (
-                f"The start solves {100 * start.rate:.1f} % of {start.num_tasks} held-out tasks; no round is finished."
-            )
+            rounds = f"{done} rounds are done, and none found anything to learn" if self.idle else "no round is finished"
+            rounds = "no round was asked for" if self.planned_rounds == 0 else rounds
+            return f"The start solves {100 * start.rate:.1f} % of {start.num_tasks} held-out tasks; {rounds}."
         text = f"Held-out success went from {100 * start.rate:.1f} % to {100 * last.rate:.1f} % in {done} rounds"
         text += f" ({100 * (last.rate - start.rate):+.1f} points, {last.num_tasks} tasks)"
         if len(self.control) > 1:
             text += f"; the control stands at {100 * self.control[-1].rate:.1f} %"
         if best is not None and best.round != last.round:
             text += f"; the champion is round {best.round}'s, {100 * best.rate:.1f} %"
+        if self.idle:
+            text += f"; in {len(self.idle)} of these rounds there was nothing to learn"
         return text + "."
 
     def totals(self) -> dict[str, float]:
@@ -109,6 +118,7 @@ def read_run(folder: Path) -> RunStory:
         reflected=_by_round(lines, "reflect"),
         learned=_by_round([line for line in lines if line.get("arm", "main") == "main"], "learn"),
         gates=_by_round(lines, "gate"),
+        idle=tuple(number for number, line in sorted(_by_round(lines, "select").items()) if line.get("rows") == 0),
         planned_rounds=int(planned) if isinstance(planned, int) else None,
     )
 

@@ -238,6 +238,33 @@ def test_resume_and_eval(
     assert said("eval", run, *same)["success_rate"] > 0
 
 
+def test_a_model_that_never_solves_anything_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights: the run ends well, says why nothing was trained, and can be shown, resumed and measured."""
+    write_records(tmp_path)
+    save_tiny_llama(["x = 2 + 3", "How many are left?"], tmp_path / "model")
+    given = [f"model.path={tmp_path / 'model'}", f'environment.options={{data = "{tmp_path}"}}', "rounds=2", "threads=1"]
+    given += ["explore.tasks=4", "explore.k=2", "explore.max_tokens=8", "evaluate.tasks=4"]
+
+    def said(*arguments: object) -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", ["kintsugi", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        assert left.value.code == 0 and "Traceback" not in err, err
+        return out, err
+
+    out, err = said("train", "gsm8k", *given, "--out", tmp_path / "run", "--quiet", "--json")
+    found = json.loads(out)
+    assert found["champion"] == "start" and [one["round"] for one in found["evaluations"]] == [0]
+    assert "round 2 nothing to learn from, so nothing is trained: no attempt succeeded." in " ".join(err.split())
+    for again in (("train", "--resume", tmp_path / "run"), ("report", tmp_path / "run")):
+        assert "2 of 2 rounds are done, and none found anything to learn." in said(*again)[0]
+    assert json.loads(said("eval", tmp_path / "run", "--quiet", "--json")[0])["success_rate"] == 0
+
+
 def test_a_folder_under_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Shells leave the ~ of model.path=~/mine as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))

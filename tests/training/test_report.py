@@ -136,6 +136,26 @@ def test_runs_that_were_cut_off(tmp_path: Path) -> None:
     assert write_report(cut).exists()
 
 
+def test_rounds_with_nothing_to_learn(tmp_path: Path) -> None:
+    """A policy that never solves anything: its rounds are done, and it is said that none trained. Likewise some of many."""
+
+    def idle(folder: Path, *rounds: int) -> Path:
+        with (folder / "metrics.jsonl").open("a") as file:
+            for number in rounds:
+                file.write(json.dumps({"kind": "round", "round": number, "tasks": 6, "solved": 0}) + "\n")
+                file.write(json.dumps({"kind": "select", "round": number, "rows": 0}) + "\n")
+        return folder
+
+    never = idle(make_run(tmp_path / "never", MAIN[:1], []), 1, 2, 3, 4)
+    assert "4 of 4 rounds are done, and none found anything to learn." in summary(never) and as_dict(never)["finished"]
+    assert re.search(r"^4 +no rows +0/6$", summary(never), re.M) and "none found anything" in write_report(never).read_text()
+    begun = idle(make_run(tmp_path / "begun", MAIN[:1], []), 1)
+    assert "1 of 4 rounds are done" in summary(begun) and not as_dict(begun)["finished"]
+    some = idle(make_run(tmp_path / "some", MAIN[:4], CONTROL[:4]), 4)
+    assert "in 4 of 4 rounds" in summary(some) and "in 1 of these rounds there was nothing to learn" in summary(some)
+    assert as_dict(some)["finished"]
+
+
 def test_a_repeated_stage_counts_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "again")
     with (run / "metrics.jsonl").open("a") as file:

@@ -123,6 +123,18 @@ def test_memory_for_games_is_bounded(monkeypatch):
     assert sum(kept) <= 300 or len(kept) == 1
 
 
+def test_a_game_is_translated_once(monkeypatch):
+    """What falls out of those ready to play comes back from its packed form, the same, as long as that is bounded."""
+    monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.MOST_OPERATORS", 1)
+    worker, sources = Worker(), [source(kind) for kind in TASK_TYPES[:2]]
+    first = [worker.game(one).plain for one in sources]
+    monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.translated", lambda *text: pytest.fail("once more"))
+    assert [worker.game(one).plain for one in sources] == first
+    monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.MOST_PACKED", 1)
+    worker._pack("other", first[0])
+    assert not worker._packed
+
+
 def test_the_planner_proves_games_winnable():
     for kind in ("pick_and_place_simple", "pick_cool_then_place_in_recep", "pick_two_obj_and_place"):
         game = authored(kind, receptacles=(4, 5))

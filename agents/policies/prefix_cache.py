@@ -124,7 +124,7 @@ class PrefixCache:
         return start, slots
 
     def read(self, layer: int, slots: Sequence[Any], starts: Sequence[int], into: tuple[Any, Any]) -> None:
-        """Copy keys and values at `slots[r]` to row r of `into`, (rows, heads, columns, size) each, from column starts[r]."""
+        """Copy keys and values at `slots[r]` to row r of `into` (rows, heads, columns, size each) from column starts[r]."""
         import torch
 
         where = ()

@@ -8,7 +8,8 @@
 
 An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. Games are
 `{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last: up to
-`MOST_OPERATORS` ground actions in all ready to play, up to `MOST_PACKED` bytes packed) and, with a folder, on disk by content.
+`MOST_OPERATORS` ground actions in all ready to play, up to `MOST_PACKED` bytes packed) and, with a folder, on disk by
+content.
 
 A `Worker` can be used without a process of its own. `engine` is "lean" or "shipped" (TextWorld's own environment,
 hundreds of times slower). End of input ends the process. Left out: choosing, replacing and bounding workers

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from kintsugi.records import Task
-from kintsugi.sandboxes.environments.alfworld import Alfworld, open_environment, success_by_type
+from kintsugi.sandboxes.environments.alfworld import Alfworld, open_environment
 from kintsugi.sandboxes.environments.alfworld_engine import Game, Play, solvable
 from kintsugi.sandboxes.environments.alfworld_expert import Expert
 from kintsugi.sandboxes.environments.alfworld_generator import draw
 from kintsugi.sandboxes.environments.alfworld_official import folder_of
 from kintsugi.sandboxes.environments.alfworld_rooms import TASK_TYPES
 from kintsugi.sandboxes.environments.alfworld_worker import Shipped, Worker, game_file
+from kintsugi.sandboxes.environments.environment import success_by_kind
 
 ANY_TURNS = 200
 
@@ -84,12 +85,12 @@ def measure(name: str, environment: Alfworld, tasks: Sequence[Task], floor: int,
         stored = [asyncio.run(environment.gold(task)) or () for task in tasks]
         won = sum(_replayed(Play(game), commands) for game, commands in zip(games, stored, strict=True))
         figures.add("official: games won by the stored walkthrough", of(won, games), "all", won == len(games))
-    wins(name, games, tasks, figures)
+    wins(name, environment, games, tasks, figures)
     speed(name, games, floor, figures)
     worker.close()
 
 
-def wins(name: str, games: Sequence[Game], tasks: Sequence[Task], figures: Figures) -> None:
+def wins(name: str, environment: Alfworld, games: Sequence[Game], tasks: Sequence[Task], figures: Figures) -> None:
     """The expert's, by turns and by type."""
     found = [plays_of_expert(Play(game), ANY_TURNS) for game in games]
     won = sum(commands is not None for commands in found)
@@ -99,7 +100,7 @@ def wins(name: str, games: Sequence[Game], tasks: Sequence[Task], figures: Figur
         inside = sum(commands is not None and len(commands) <= turns for commands in found)
         figures.add(f"{name}: ... within {turns} turns", of(inside, games))
     outcomes = {task.id: int(commands is not None) for task, commands in zip(tasks, found, strict=True)}
-    for kind, (good, tried) in success_by_type(tasks, outcomes).items():
+    for kind, (good, tried) in success_by_kind(environment, tasks, outcomes).items():
         figures.add(f"{name}:     {kind}", f"{good} of {tried}")
 
 

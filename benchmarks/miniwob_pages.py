@@ -20,7 +20,8 @@ from typing import Any
 
 from kintsugi.records import Task
 from kintsugi.sandboxes.environments.conformance import play as play_actions
-from kintsugi.sandboxes.environments.miniwob import PAGES, open_environment, success_by_page
+from kintsugi.sandboxes.environments.environment import success_by_kind
+from kintsugi.sandboxes.environments.miniwob import PAGES, open_environment
 from kintsugi.sandboxes.environments.miniwob_page import play
 from kintsugi.sandboxes.environments.miniwob_program import parse_commands
 
@@ -92,7 +93,7 @@ def main() -> None:
         drawn, before = time.perf_counter(), cpu_seconds(environment.browser.pid)
         outcomes = asyncio.run(outcomes_of(environment, tasks))
         played, cpu = time.perf_counter(), cpu_seconds(environment.browser.pid) - before
-        for page, (won, tried) in success_by_page(tasks, outcomes).items():
+        for page, (won, tried) in success_by_kind(environment, tasks, outcomes).items():
             print(f"{page:28} {won} of {tried}")
         print(f"{sum(outcomes.values())} of {len(tasks)} won")
         print(

@@ -17,7 +17,7 @@ from kintsugi.agents.policies.policy import Policy
 from kintsugi.errors import SandboxError
 from kintsugi.ledger import Ledger
 from kintsugi.records import Evaluation, Verdict, content_hash
-from kintsugi.sandboxes.environments.environment import Environment
+from kintsugi.sandboxes.environments.environment import Environment, success_by_kind
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, play_plans
 from kintsugi.training.model_folder import fingerprint
@@ -44,6 +44,20 @@ def evaluate(
     if model:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(model)})})
     return asyncio.run(_evaluate(recipe, policy, environment, ledger, few_shot, watch or Watch()))
+
+
+def kinds_of(recipe: Recipe, evaluation: Evaluation) -> dict[str, tuple[int, int]]:
+    """(won, tried) by kind of task in an evaluation of this recipe; nothing where its tasks are of one kind."""
+
+    async def sorted_out() -> dict[str, tuple[int, int]]:
+        troupe, settings = Troupe(recipe), recipe.evaluate
+        try:
+            tasks = troupe.environment.tasks(recipe.environment.heldout_split, limit=settings.tasks, seed=settings.seed)
+            return success_by_kind(troupe.environment, tasks, evaluation.outcomes)
+        finally:
+            await troupe.close()
+
+    return asyncio.run(sorted_out())
 
 
 async def _evaluate(

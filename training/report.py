@@ -14,15 +14,16 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kintsugi.errors import RunError
+from kintsugi.training import kind_tables
 from kintsugi.training.curves import draw_comparison, draw_evolution, evolution_svg
 from kintsugi.training.intervals import Difference, mean_sd, paired_t
 from kintsugi.training.run_folder import write_whole
-from kintsugi.training.run_story import Point, RunStory, read_run, share
+from kintsugi.training.run_story import Kinds, Point, RunStory, read_run, share
 
 COLUMNS = ("round", "main %", "95 %", "control", "gate", "solved", "repair", "fresh", "steps", "loss")
 
@@ -44,6 +45,8 @@ def summary(run_folder: Path) -> str:
         "",
         *_aligned([row[:-1] for row in (COLUMNS, *_rows(story))]),
     ]
+    kinds = kind_tables.of_run(story)
+    lines += ["", *_aligned(kinds)] if kinds else []
     return "\n".join([*lines, "", *filter(None, (_legend(story), _effort(story)))])
 
 
@@ -69,12 +72,13 @@ def as_dict(run_folder: Path) -> dict[str, Any]:
 class Arm:
     """One recipe, or its control, over seeds. start, last, champion: held-out success by seed (fractions): of the start,
     of the last round whether promoted or not, and of the champion (None for a control). `last` is what is compared: the
-    champion is chosen on the same held-out tasks, and so looks a little too good."""
+    champion is chosen on the same held-out tasks, and so looks a little too good. kinds: of the last round, by seed."""
 
     label: str
     start: dict[int, float]
     last: dict[int, float]
     champion: dict[int, float] | None
+    kinds: dict[int, Kinds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; ends of an interval that the seeds do not allow are null."""
-        arms = [{**asdict(arm), **_statistics(arm)} for arm in self.arms]
+        arms = [{**asdict(arm), **_statistics(arm), "kinds": kind_tables.by_kind(arm)} for arm in self.arms]
         gaps = [{"first": a, "second": b, **_finite(gap)} for a, b, gap in self.differences]
         return {"arms": arms, "differences": gaps, "picture": str(self.picture)}
 
@@ -109,6 +113,8 @@ class Comparison:
                 "",
                 "Paired by seed, Student's t; not corrected for the number of comparisons.",
             ]
+        for table in kind_tables.of_arms(self.arms):
+            lines += ["", *_aligned(table)]
         return "\n".join([*lines, "", f"curve   {self.picture}"])
 
 
@@ -158,11 +164,15 @@ def _arms(label: str, seeds: dict[int, RunStory]) -> list[Arm]:
     def rates(points: dict[int, Point]) -> dict[int, float]:
         return {seed: point.rate for seed, point in points.items()}
 
+    def kinds(points: dict[int, Point]) -> dict[int, Kinds]:
+        return {seed: point.kinds for seed, point in points.items() if point.kinds}
+
     main = Arm(
         label=label,
         start=rates({seed: story.main[0] for seed, story in seeds.items()}),
         last=rates({seed: story.main[-1] for seed, story in seeds.items()}),
         champion=rates({seed: story.champion for seed, story in seeds.items() if story.champion}),
+        kinds=kinds({seed: story.main[-1] for seed, story in seeds.items()}),
     )
     controls = {seed: story.control for seed, story in seeds.items() if len(story.control) > 1}
     if not controls:
@@ -172,6 +182,7 @@ def _arms(label: str, seeds: dict[int, RunStory]) -> list[Arm]:
         start=rates({seed: points[0] for seed, points in controls.items()}),
         last=rates({seed: points[-1] for seed, points in controls.items()}),
         champion=None,
+        kinds=kinds({seed: points[-1] for seed, points in controls.items()}),
     )
     return [main, control]
 
@@ -309,9 +320,9 @@ def _page(story: RunStory) -> str:
         f"<h1>{name} <span>seed {story.seed}</span></h1>"
         f'<p class="lead">{html.escape(story.headline())}</p>{_tiles(story)}'
         f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
-        f'<h2>Rounds</h2><div class="scroll">{_html_table(story)}</div>'
+        f'<h2>Rounds</h2><div class="scroll">{_html_table(COLUMNS, _rows(story))}</div>'
         f'<p class="soft">{"<br>".join(html.escape(text) for text in (_legend(story), _effort(story)) if text)}</p>'
-        f"{_reasons(story)}{_origin(story)}</body></html>\n"
+        f"{_kinds_table(story)}{_reasons(story)}{_origin(story)}</body></html>\n"
     )
 
 
@@ -330,15 +341,19 @@ def _tiles(story: RunStory) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-def _html_table(story: RunStory) -> str:
-    found = _rows(story)
-    shown = [index for index in range(len(COLUMNS)) if index == 0 or any(row[index] for row in found)]
-    head = "".join(f"<th>{COLUMNS[index]}</th>" for index in shown)
+def _html_table(columns: Sequence[str], found: Sequence[Sequence[str]]) -> str:
+    shown = [index for index in range(len(columns)) if index == 0 or any(row[index] for row in found)]
+    head = "".join(f"<th>{html.escape(columns[index])}</th>" for index in shown)
     body = ""
     for row in found:
         mark = ' class="champion"' if row[0].endswith("*") else ""
         body += f"<tr{mark}>" + "".join(f"<td>{html.escape(row[index])}</td>" for index in shown) + "</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _kinds_table(story: RunStory) -> str:
+    rows = kind_tables.of_run(story)
+    return f'<h2>By kind of task</h2><div class="scroll">{_html_table(rows[0], rows[1:])}</div>' if rows else ""
 
 
 def _reasons(story: RunStory) -> str:

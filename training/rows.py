@@ -9,6 +9,7 @@ attempt's context is stripped from the agent's row (Re-ReST, section 3): the pro
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -87,9 +88,11 @@ class Rows:
         begins = [0, *(i for i, tokens in enumerate(known) if i and tokens is not None and tokens.restart), len(known)]
         if self.rules.history_turns is None or None in known or len(begins) == 2:
             return [self.explore(trajectory, weight=weight)]
-        names = {"task_id": trajectory.task_id, "trajectory_id": trajectory.id}
+        whole = DatasetRow(
+            kind="explore", task_id=trajectory.task_id, trajectory_id=trajectory.id, ids=(), mask=(), weight=weight
+        )
         stretches = [self._stretch(trajectory, first, end) for first, end in itertools.pairwise(begins)]
-        return [DatasetRow(kind="explore", ids=ids, mask=mask, weight=weight, **names) for ids, mask in stretches]
+        return [dataclasses.replace(whole, ids=ids, mask=mask) for ids, mask in stretches]
 
     def pair(self, pair: Pair, *, weight: float = 1.0) -> DatasetRow:
         """y⁺ preferred to y⁻ after the same prompt."""

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kintsugi.errors import RunError
 from kintsugi.training.run_folder import RunFolder
 
+Kinds = Mapping[str, tuple[int, int]]
+"""(won, tried) by kind of task."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One held-out evaluation. rate, low, high: fractions (95 % Wilson interval). promoted: became or was the champion
-    (always true for the start)."""
+    (always true for the start). kinds: empty where the tasks are of one kind."""
 
     round: int
     rate: float
@@ -27,6 +30,7 @@ class Point:
     num_tasks: int
     promoted: bool
     policy_version: str = ""
+    kinds: Kinds = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,7 @@ def _points(lines: list[Mapping[str, Any]], arm: str) -> tuple[Point, ...]:
             num_tasks=int(_number(line.get("num_tasks"))),
             promoted=bool(line.get("promoted")) or number == 0,
             policy_version=str(line.get("policy_version", "")),
+            kinds={kind: (int(won), int(tried)) for kind, (won, tried) in (line.get("kinds") or {}).items()},
         )
     return tuple(by_round[number] for number in sorted(by_round))
 

@@ -24,6 +24,7 @@ from kintsugi.graphs.round_graph import RoundState, Stage
 from kintsugi.graphs.worlds import Worlds
 from kintsugi.ledger import Ledger
 from kintsugi.records import Checkpoint, Dataset, Evaluation, Trajectory
+from kintsugi.sandboxes.environments.environment import success_by_kind
 from kintsugi.training import exploration
 from kintsugi.training.casting import Troupe
 from kintsugi.training.evaluation import evaluation_of, evaluation_plans, lost_text, play_plans, seed_of
@@ -332,6 +333,7 @@ class Stages:
 
     def _record_evaluation(self, evaluation: Evaluation, *, arm: str, promoted: bool) -> None:
         solved = sum(evaluation.outcomes.values())
+        kinds = success_by_kind(self.troupe.environment, self.tasks.heldout(), evaluation.outcomes)
         self.run.record(
             "evaluation",
             round=evaluation.round,
@@ -344,6 +346,7 @@ class Stages:
             errors=evaluation.errors,
             pass_at_k=dict(evaluation.pass_at_k),
             metrics=dict(evaluation.metrics),
+            **({"kinds": kinds} if kinds else {}),
         )
 
     def _scores_file(self, number: int) -> Path:

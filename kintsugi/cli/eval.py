@@ -43,7 +43,9 @@ def evaluate(
         )
     if endpoint is not None and not model:
         raise ConfigError("expected --model NAME with --endpoint, found none: name a model that the server has")
+    from kintsugi.training import kind_tables
     from kintsugi.training.evaluate import evaluate as measure
+    from kintsugi.training.evaluate import kinds_of
     from kintsugi.training.evaluation import lost_text
     from kintsugi.training.intervals import wilson_interval
     from kintsugi.training.recipe import load_recipe
@@ -75,11 +77,14 @@ def evaluate(
                     "pass_at_k": dict(found.pass_at_k),
                     "metrics": dict(found.metrics),
                     "errors": found.errors,
+                    "kinds": kinds_of(loaded, found),
                 }
             )
         )
         return
     typer.echo(f"{found.success_rate:.1%} of {num} held-out tasks (95 % {low:.1%} to {high:.1%})")
+    for line in kind_tables.plain(kinds_of(loaded, found)):
+        typer.echo(line)
     for k, rate in found.pass_at_k.items():
         typer.echo(f"pass@{k}  {rate:.1%}")
     if lost := lost_text(found):

@@ -6,7 +6,7 @@ r"""ALFWorld: household tasks in a text world of TextWorld's engine, of several 
     world = await environment.start(task)
     reply = await world.act("go to shelf 1")
 
-It needs the extra `[alfworld]`. **Tasks**: six types, in `payload["task_type"]`; `success_by_type` sums outcomes up. The
+It needs the extra `[alfworld]`. **Tasks**: six types, in `payload["task_type"]`, which are its kinds of task. The
 prompt is the engine's first observation. *Authored* games are drawn without an engine, in turn of each type; rooms of
 train, heldout and demonstrations are disjoint. They are this project's own, and never a result on the benchmark. With
 `data`, splits are the official folder's (`train`, `valid_seen`, `valid_unseen`); `heldout` is valid_unseen.
@@ -169,6 +169,10 @@ class Alfworld:
         told = brief(prompt) if self.brief_prompt else prompt
         return Task(id=key, environment=self.name, split=split, prompt=told, payload=payload)
 
+    def kind(self, task: Task) -> str:
+        """The task type, in ALFWorld's words."""
+        return task.payload["task_type"]
+
     def game(self, task: Task) -> dict[str, Any]:
         """What the worker is told of a task's game."""
         if "authored" in task.payload:
@@ -290,16 +294,6 @@ def understood(action: str) -> str:
     command = " ".join(action.split()).lower().removeprefix(">").strip().rstrip(".")
     put = _PUT.fullmatch(command)
     return f"move {put[1]} to {put[2]}" if put else command
-
-
-def success_by_type(tasks: Sequence[Task], outcomes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """(won, tried) for each task type, from outcomes by task id (as `Evaluation.outcomes`); types in ALFWorld's order."""
-    counts: dict[str, tuple[int, int]] = {}
-    for kind in TASK_TYPES:
-        tried = [outcomes[task.id] for task in tasks if task.payload["task_type"] == kind and task.id in outcomes]
-        if tried:
-            counts[kind] = sum(tried), len(tried)
-    return counts
 
 
 def _types(given: str | Sequence[str]) -> tuple[str, ...]:

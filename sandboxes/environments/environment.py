@@ -100,6 +100,29 @@ class TellsWrongTurn(Protocol):
         ...
 
 
+@runtime_checkable
+class SortsTasks(Protocol):
+    """An environment whose tasks are of several kinds (types, subjects, pages): success is then told by kind too."""
+
+    def kind(self, task: Task) -> str:
+        """Which kind of task this is, in a word or two."""
+        ...
+
+
+def success_by_kind(
+    environment: Environment, tasks: Sequence[Task], outcomes: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """(won, tried) for each kind of task, from outcomes by task id (as `Evaluation.outcomes`), kinds in the order of the
+    tasks; nothing where the environment does not sort its tasks."""
+    counts: dict[str, tuple[int, int]] = {}
+    for task in tasks if isinstance(environment, SortsTasks) else ():
+        if task.id in outcomes:
+            kind = environment.kind(task) or "other"
+            won, tried = counts.get(kind, (0, 0))
+            counts[kind] = won + outcomes[task.id], tried + 1
+    return counts
+
+
 class ProgramWorld:
     """A world of one turn: the action is judged at once by `judge`."""
 

@@ -126,6 +126,10 @@ class HotpotQA:
             chosen = sorted(random.Random(f"hotpotqa {seed}").sample(chosen, limit)) if seed else chosen[:limit]
         return [self._task(records[place], split) for place in chosen]
 
+    def kind(self, task: Task) -> str:
+        """Bridge or comparison."""
+        return task.payload["type"]
+
     async def start(self, task: Task) -> QuestionWorld:
         pages = self.pages or PageIndex([Page(title=t, sentences=tuple(s)) for t, s in task.payload["context"]])
         return QuestionWorld(task, pages, self.shown)

@@ -160,6 +160,10 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
         payload = {"answer": gold.replace("\n", "").strip(), "subject": str(subject), "level": str(level)}
         return Made(key=digest(problem), prompt=problem, payload=payload)
 
+    def kind(self, task: Task) -> str:
+        """The subject."""
+        return task.payload["subject"]
+
     async def gold(self, task: Task) -> tuple[str, ...]:
         """A program that prints the answer."""
         answer = task.payload["answer"]

@@ -12,7 +12,7 @@ is in train alone). The split `envisions` is theirs instead: 50 seeds of every p
 **An action** is a program (`miniwob_program`), done at once; with `max_turns` above 1 each program is answered by the page
 as it then stands, and `think: …` is answered "OK.". **Success**: the page ended the attempt with a raw reward above 0.8, the
 one without the page's own discount for time; the verdict's reward is then 1, else 0, and `detail["raw_reward"]` is what
-the page gave. `success_by_page` sums outcomes up.
+the page gave.
 
 One browser serves all episodes, `tabs` of them at once; a world holds nothing but its programs, and is done again from
 its seed for each, so a browser that dies is started anew and nothing is lost. `screenshots` names a folder: each
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -153,6 +153,10 @@ class Miniwob:
             for seed, seen in zip(missing[page], future.result(), strict=True):
                 self._prompts[page, seed] = prompt_of(seen)
         return [self._prompts[one] for one in wanted]
+
+    def kind(self, task: Task) -> str:
+        """The page."""
+        return task.payload["page"]
 
     async def gold(self, task: Task) -> Sequence[str] | None:
         """The scripted expert's program, made from the prompt alone; None for pages that it does not know."""
@@ -340,19 +344,9 @@ def _said(seen: Seen) -> list[str]:
     return lines
 
 
-# Splits and sums
+# Splits
 
 
 def split_of(prompt: str) -> str:
     """The split that a prompt belongs to, half of them to train."""
     return _SHARES[int(content_hash(prompt), 16) % len(_SHARES)]
-
-
-def success_by_page(tasks: Sequence[Task], outcomes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """(won, tried) for each page, from outcomes by task id (as `Evaluation.outcomes`)."""
-    counts: dict[str, tuple[int, int]] = {}
-    for task in tasks:
-        if task.id in outcomes:
-            won, tried = counts.get(task.payload["page"], (0, 0))
-            counts[task.payload["page"]] = won + outcomes[task.id], tried + 1
-    return counts

@@ -353,7 +353,7 @@ def test_a_memory_goes_from_episode_to_episode(tmp_path: Path) -> None:
     cast = cast_of(TokenPolicy(act), environment, prompts="react", repair=repair, repairer=reflector)
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         ledger.add_tasks([task])
-        lost = None
+        lost: Any = None
         for trial in range(3):
             ledger.commit_episodes(played(cast, plan_of(task, trial, repair_of=lost)))
             (lost,) = ledger.episodes(sample=trial)[0].trajectories

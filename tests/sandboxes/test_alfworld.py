@@ -16,13 +16,13 @@ import pytest
 
 from kintsugi.errors import ConfigError, DataError, MissingExtra
 from kintsugi.graphs.worlds import WorldBroke, Worlds
-from kintsugi.sandboxes.environments.alfworld import success_by_type, understood
+from kintsugi.sandboxes.environments.alfworld import understood
 from kintsugi.sandboxes.environments.alfworld_engine import Play
 from kintsugi.sandboxes.environments.alfworld_generator import split_of
 from kintsugi.sandboxes.environments.alfworld_pool import WorkerDied
 from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
 from kintsugi.sandboxes.environments.conformance import check, malformed_actions, play
-from kintsugi.sandboxes.environments.environment import open_environment
+from kintsugi.sandboxes.environments.environment import open_environment, success_by_kind
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "alfworld"
 installed = all(importlib.util.find_spec(name) is not None for name in ("textworld", "alfworld", "fast_downward"))
@@ -129,9 +129,11 @@ def test_older_spellings_are_understood(action, command):
 
 
 def test_success_is_summed_up_by_type():
-    tasks = opened().tasks("train", limit=12)
+    environment = opened()
+    tasks = environment.tasks("train", limit=12)
     outcomes = {task.id: int(index < 6) for index, task in enumerate(tasks[:11])}
-    assert success_by_type(tasks, outcomes) == {kind: (1, 2 if kind != TASK_TYPES[5] else 1) for kind in TASK_TYPES}
+    found = success_by_kind(environment, tasks, outcomes)
+    assert found == {kind: (1, 2 if kind != TASK_TYPES[5] else 1) for kind in TASK_TYPES}
 
 
 # Playing --------------------------------------------------------------------------------------------------------------

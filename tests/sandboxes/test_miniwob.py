@@ -16,7 +16,8 @@ from kintsugi.records import Task
 from kintsugi.sandboxes.environments import miniwob_page
 from kintsugi.sandboxes.environments.about import about
 from kintsugi.sandboxes.environments.conformance import play
-from kintsugi.sandboxes.environments.miniwob import PAGES, split_of, success_by_page
+from kintsugi.sandboxes.environments.environment import success_by_kind
+from kintsugi.sandboxes.environments.miniwob import PAGES, Miniwob, split_of
 from kintsugi.sandboxes.environments.miniwob_expert import expert, shapes
 from tests.sandboxes.environment_trials import ROOT
 from tests.sandboxes.miniwob_trials import first, needs_pages, opened, verdict_on
@@ -72,7 +73,8 @@ def test_the_expert_reads_drawings_and_knows_no_other_page() -> None:
 
 def test_success_is_summed_up_by_page() -> None:
     tasks = [Task(id=str(n), environment="miniwob", split="x", prompt="", payload={"page": "ab"[n % 2]}) for n in range(5)]
-    assert success_by_page(tasks, {"0": 1, "1": 0, "2": 1, "4": 0}) == {"a": (2, 3), "b": (0, 1)}
+    found = success_by_kind(object.__new__(Miniwob), tasks, {"0": 1, "1": 0, "2": 1, "4": 0})
+    assert found == {"a": (2, 3), "b": (0, 1)}
 
 
 # Tasks ----------------------------------------------------------------------------------------------------------------

@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 
 from kintsugi.errors import RunError
+from kintsugi.training import kind_tables
 from kintsugi.training.intervals import paired_t, wilson_interval
 from kintsugi.training.report import as_dict, compare, summary, write_report
 
 MAIN, CONTROL = [0.287, 0.363, 0.442, 0.430, 0.567], [0.287, 0.338, 0.353, 0.358, 0.398]
 
 
-def evaluation(round: int, rate: float, arm: str = "main", promoted: bool = True) -> dict[str, Any]:
+def evaluation(
+    round: int, rate: float, arm: str = "main", promoted: bool = True, kinds: dict[str, tuple[int, int]] | None = None
+) -> dict[str, Any]:
     return {
+        **({"kinds": kinds} if kinds else {}),
         "kind": "evaluation", "arm": arm, "round": round, "policy_version": f"{arm}-{round}", "success_rate": rate,
         "num_tasks": 300, "interval": wilson_interval(int(rate * 300), 300), "promoted": promoted,
     }  # fmt: skip
@@ -210,3 +214,69 @@ def test_matplotlib_is_imported_late() -> None:
     code = "import sys, kintsugi.training.report\nprint('matplotlib' in sys.modules, 'torch' in sys.modules)"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert asked.stdout.split() == ["False", "False"], asked.stderr
+
+
+# -- by kind of task -------------------------------------------------------------------------------------------------------
+
+
+def by_kind(run: Path, last: int, control: int = 3) -> Path:
+    """A run whose evaluations say how many were won of two kinds: 10 tasks that are heated, 20 that are cooled."""
+    found = [
+        evaluation(0, 0.2, kinds={"heat a thing": (2, 10), "cool a thing": (4, 20)}),
+        evaluation(1, 0.4, promoted=True, kinds={"heat a thing": (9, 10), "cool a thing": (3, 20)}),
+        evaluation(2, 0.3, promoted=False, kinds={"heat a thing": (last, 10), "cool a thing": (5, 20)}),
+        evaluation(0, 0.2, "control", kinds={"heat a thing": (2, 10), "cool a thing": (4, 20)}),
+        evaluation(2, 0.2, "control", kinds={"heat a thing": (control, 10), "cool a thing": (0, 20)}),
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
+    return run
+
+
+def test_success_by_kind_of_one_run(tmp_path: Path) -> None:
+    run = by_kind(make_run(tmp_path / "demo-0"), 6)
+    text = summary(run)
+    table = text[text.index("held out by kind") :].splitlines()
+    assert " ".join(table[0].split()) == "held out by kind, % tasks start last round control 95 % of the last"
+    low, high = wilson_interval(6, 10)
+    assert table[1].split() == ["heat", "a", "thing", *f"10 20.0 60.0 30.0 {100 * low:.1f}-{100 * high:.1f}".split()]
+    assert table[2].split()[:7] == ["cool", "a", "thing", "20", "20.0", "25.0", "0.0"]
+    assert all(len(line) <= 80 for line in text.splitlines()[1:])
+    plain = json.loads(json.dumps(as_dict(run)))
+    assert plain["main"][2]["kinds"] == {"heat a thing": [6, 10], "cool a thing": [5, 20]}
+    assert "<h2>By kind of task</h2>" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_tasks_of_one_kind_have_no_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo-0")
+    assert "by kind" not in summary(run) and "By kind" not in write_report(run).read_text(encoding="utf-8")
+    assert "by kind" not in str(compare([run])) and compare([run]).as_dict()["arms"][0]["kinds"] == {}
+
+
+def test_success_by_kind_over_seeds(tmp_path: Path) -> None:
+    runs = [
+        by_kind(make_run(tmp_path / f"{name}-{seed}", name=name, seed=seed), last)
+        for name, seed, last in (("plain", 0, 2), ("plain", 1, 4), ("notes", 0, 7), ("notes", 1, 9))
+    ]
+    found = compare(runs)
+    table = str(found)[str(found).index("held out by kind") :].splitlines()
+    assert " ".join(table[0].split()) == "held out by kind, % plain plain control notes notes control"
+    assert " ".join(table[1].split()) == "heat a thing 30.0 ± 14.1 30.0 ± 0.0 80.0 ± 14.1 30.0 ± 0.0"
+    plain = json.loads(json.dumps(found.as_dict()))
+    kinds = {arm["label"]: arm["kinds"] for arm in plain["arms"]}
+    assert kinds["notes"]["heat a thing"]["mean"] == pytest.approx(0.8)
+    assert kinds["notes"]["heat a thing"]["seeds"] == {"0": [7, 10], "1": [9, 10]}
+    assert kinds["plain control"]["cool a thing"]["mean"] == 0.0
+    # One seed has no spread, and many arms stand in several tables of at most 80 columns.
+    single = compare(runs[:1])
+    assert "20.0" in str(single) and single.as_dict()["arms"][0]["kinds"]["heat a thing"]["sd"] is None
+    many = [by_kind(make_run(tmp_path / f"{'x' * 20}{n}-0", name=f"{'x' * 20}{n}"), n) for n in range(5)]
+    told = str(compare(many))
+    assert told.count("held out by kind") > 1 and all(
+        len(line) <= 80 for line in told[told.index("held out by kind") :].splitlines() if not line.startswith("curve")
+    )
+
+
+def test_one_evaluation_by_kind() -> None:
+    told = kind_tables.plain({"heat": (3, 4), "look at it": (0, 3)})
+    assert told == ["heat         75.0 %  3 of 4", "look at it    0.0 %  0 of 3"]
+    assert kind_tables.plain({}) == []

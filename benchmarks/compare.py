@@ -4,7 +4,8 @@
 
 Every recipe of a seed starts from that seed's warm start (made once, on the shelf beside the run folders). Seeds run in
 parallel processes of one thread each; a run that is there already is gone on with, so an interrupted comparison is not
-lost. `benchmarks/demo.py` is this with the recipe `demo`.
+lost. Each run's CPU seconds are noted in its folder (`cpu.json`; the first recipe of a seed pays for the warm start).
+`benchmarks/demo.py` is this with the recipe `demo`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,12 +35,19 @@ def run_seed(recipes: list[str], seed: int, folder: Path, overrides: list[str]) 
             raise SystemExit(f"{out} was begun with other settings: remove it, or give another --out")
         what = ["--resume", str(out)] if begun else new
         command = [sys.executable, "-m", "kintsugi", "train", *what, "--quiet"]
-        started = time.monotonic()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        asked = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if asked.returncode:
-            raise SystemExit(f"{' '.join(command)} failed with {asked.returncode}:\n{asked.stderr.strip()[-2000:]}")
-        print(f"{out}  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        with tempfile.TemporaryFile("w+") as said:
+            asked = subprocess.Popen(command, stdout=said, stderr=said, text=True, env=environment)
+            _, status, usage = os.wait4(asked.pid, 0)
+            asked.returncode = os.waitstatus_to_exitcode(status)
+            if asked.returncode:
+                said.seek(0)
+                raise SystemExit(f"{' '.join(command)} failed with {asked.returncode}:\n{said.read().strip()[-2000:]}")
+        note = out / "cpu.json"
+        cpu = usage.ru_utime + usage.ru_stime + (json.loads(note.read_text()) if note.exists() else 0.0)
+        note.write_text(json.dumps(round(cpu, 1)))
+        print(f"{out}  {time.monotonic() - started:.0f} s, {cpu:.0f} CPU-s in all", file=sys.stderr, flush=True)
         done.append(out)
     return done
 

@@ -28,16 +28,14 @@ def of_run(story: RunStory) -> list[Row]:
     its interval, and of the control's last round."""
     if not story.main or not any(point.kinds for point in story.main):
         return []
-    columns: dict[str, Point] = {"start": story.main[0]}
-    if len(story.main) > 1:
-        columns["last round"] = story.main[-1]
+    first, last = story.main[0], story.main[-1]
+    columns: dict[str, Point] = {"start": first} if first is last else {"start": first, "last round": last}
     if len(story.control) > 1:
         columns["control"] = story.control[-1]
-    last = story.main[-1].kinds
     rows = [(TITLE, "tasks", *columns, "95 % of the last")]
     for kind in known([point.kinds for point in columns.values()]):
         rates = [_rate(point.kinds.get(kind)) for point in columns.values()]
-        won, tried = last.get(kind, (0, 0))
+        won, tried = last.kinds.get(kind, (0, 0))
         low, high = wilson_interval(won, tried) if tried else (0.0, 1.0)
         rows.append((kind, str(tried), *rates, f"{100 * low:.1f}-{100 * high:.1f}"))
     return rows

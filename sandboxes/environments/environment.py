@@ -114,8 +114,10 @@ def success_by_kind(
 ) -> dict[str, tuple[int, int]]:
     """(won, tried) for each kind of task, from outcomes by task id (as `Evaluation.outcomes`), kinds in the order of the
     tasks; nothing where the environment does not sort its tasks."""
+    if not isinstance(environment, SortsTasks):
+        return {}
     counts: dict[str, tuple[int, int]] = {}
-    for task in tasks if isinstance(environment, SortsTasks) else ():
+    for task in tasks:
         if task.id in outcomes:
             kind = environment.kind(task) or "other"
             won, tried = counts.get(kind, (0, 0))

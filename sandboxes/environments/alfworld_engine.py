@@ -12,7 +12,7 @@ settings; what it makes (variables, operators, axioms) is stepped in this proces
 come from `alfworld_text`. So a reset costs nothing, worlds of one game share it, and no library is copied. Equality with
 the shipped engine is under test (`tests/sandboxes/test_alfworld_engine.py`) and measured (`benchmarks/alfworld_games.py`).
 
-`to_plain` and `from_plain` keep a translated game as JSON (a disk cache). Left out: plans; they are the planner's, and
+Left out: plans; they are the planner's, and
 `solvable` asks it.
 """
 
@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,12 +73,13 @@ class Operator:
 
 
 class Game:
-    """A translated game, shared by all its worlds; made from what `to_plain` gives.
+    """A translated game, shared by all its worlds; made from what `translated` gives.
 
-    Bit v of a state says whether the atom of variable v holds (TextWorld's value 0)."""
+    Bit v of a state says whether the atom of variable v holds (TextWorld's value 0). packed: what it was made from, as
+    compressed JSON: as lists, thousands a game, it would slow down Python's collector wherever games are played."""
 
     def __init__(self, plain: Mapping[str, Any], grammar: Grammar) -> None:
-        self.plain, self.grammar = plain, grammar
+        self.packed, self.grammar = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 1), grammar
         self.task: str = plain["task"]
         self.types: dict[str, str] = plain["types"]
         self.atoms: list[Fact] = [_atom(text) for text in plain["atoms"]]
@@ -92,17 +95,23 @@ class Game:
         self.names = display_names(entities)
         self.start: int = sum(1 << variable for variable, value in enumerate(plain["init"]) if value == 0)
         self.axioms = Axioms(plain)
-        self._index()
+        self._index(plain["operators"])
         self.intro = grammar.rule("intro", Facts(self), {}).replace(TASK, f"Your task is to: {self.task}")
 
-    def _index(self) -> None:
+    @classmethod
+    def unpacked(cls, packed: bytes, grammar: Grammar) -> Game:
+        """The game again."""
+        return cls(json.loads(zlib.decompress(packed)), grammar)
+
+    def _index(self, operators: Sequence[Any]) -> None:
         """Operators by their command, and by the one variable that rules most of them out: where the agent is."""
         view = Facts(self)
         self.by_command: dict[str, list[Operator]] = {}
         self.by_variable: dict[int, list[Operator]] = {}
         self.always: list[Operator] = []
         places = {variable for variable, (predicate, _) in enumerate(self.atoms) if predicate == "atlocation"}
-        for name, prevail, changes in self.plain["operators"]:
+        self.num_operators = len(operators)
+        for name, prevail, changes in operators:
             operator = self._operator(view, name, prevail, changes)
             self.by_command.setdefault(operator.command, []).append(operator)
             needed = [variable for variable, value in [*prevail, *(c[:2] for c in changes)] if value == 0]

@@ -93,7 +93,7 @@ def test_worlds_of_one_game_are_apart():
 
 def test_games_survive_json():
     game = Worker().game(source("pick_heat_then_place_in_recep"))
-    again = engine.Game(json.loads(json.dumps(game.plain)), load_grammar())
+    again = engine.Game.unpacked(game.packed, load_grammar())
     play, twin, rng = engine.Play(game), engine.Play(again), random.Random(0)
     assert play.intro == twin.intro
     for _ in range(40):
@@ -109,9 +109,9 @@ def test_a_cache_folder_keeps_games(tmp_path):
     assert len(files) == 1 and files[0].suffix == ".json"
     second = Worker(cache=tmp_path)
     second._new = None  # type: ignore[assignment] - a miss would fail
-    assert second.game(source("pick_and_place_simple")).plain == first.plain
+    assert second.game(source("pick_and_place_simple")).packed == first.packed
     files[0].write_text("{half")
-    assert Worker(cache=tmp_path).game(source("pick_and_place_simple")).plain == first.plain
+    assert Worker(cache=tmp_path).game(source("pick_and_place_simple")).packed == first.packed
 
 
 def test_memory_for_games_is_bounded(monkeypatch):
@@ -119,7 +119,7 @@ def test_memory_for_games_is_bounded(monkeypatch):
     worker = Worker()
     for seed in range(6):
         worker.game(source("pick_and_place_simple", seed))
-    kept = [len(game.plain["operators"]) for game in worker._games.values()]
+    kept = [game.num_operators for game in worker._games.values()]
     assert sum(kept) <= 300 or len(kept) == 1
 
 
@@ -127,9 +127,9 @@ def test_a_game_is_translated_once(monkeypatch):
     """What falls out of those ready to play comes back from its packed form, the same, as long as that is bounded."""
     monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.MOST_OPERATORS", 1)
     worker, sources = Worker(), [source(kind) for kind in TASK_TYPES[:2]]
-    first = [worker.game(one).plain for one in sources]
+    first = [worker.game(one).packed for one in sources]
     monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.translated", lambda *text: pytest.fail("once more"))
-    assert [worker.game(one).plain for one in sources] == first
+    assert [worker.game(one).packed for one in sources] == first
     monkeypatch.setattr("kintsugi.sandboxes.environments.alfworld_worker.MOST_PACKED", 1)
     worker._pack("other", first[0])
     assert not worker._packed

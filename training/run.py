@@ -84,8 +84,12 @@ def check(recipe: Recipe, troupe: Troupe) -> None:
         check_options(model.kind, {**model.options, "path": model.path})
     if "adapter" in model.options:
         raise ConfigError("model.options.adapter would only act, not learn: set model.path to the adapter's folder")
-    if model.path[:1] in ("/", ".", "~") and not Path(model.path).is_dir():
-        raise PolicyError(f"expected a model folder at {model.path} (model.path), found none: check the path")
+    no_name = model.path[:1] in ("/", ".", "~") or model.path.count("/") != 1
+    if model.path and no_name and not Path(model.path).is_dir():
+        raise PolicyError(
+            f"expected a model folder at {model.path} (model.path), found none: check the path, or give a hub name "
+            '"owner/model"'
+        )
     if settings.train_split == settings.heldout_split:
         raise LearningError(
             f'the split "{settings.train_split}" is both environment.train_split and environment.heldout_split: '

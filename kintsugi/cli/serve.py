@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def serve(
     model: Annotated[str, typer.Argument(help="A run folder (its champion), a model folder or a hub name.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name it is served under (default: the last part of MODEL).")] = None,
 ) -> None:
     """Serve /v1/chat/completions until interrupted."""

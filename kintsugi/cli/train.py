@@ -29,6 +29,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Self-training rounds: explore, verify, repair, reward, select, learn, evaluate, promote."""
+    if resume is not None and recipe is not None and "=" in recipe:
+        raise ConfigError(f"a run keeps its recipe, found {recipe} beside --resume: leave it out, or start a new run")
     if resume is not None and recipe is not None:
         raise ConfigError("give a recipe to start a run, or --resume RUN to go on with one, not both")
     if resume is None and recipe is None:

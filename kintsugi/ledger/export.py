@@ -68,6 +68,8 @@ def export(
 
 
 def _write_whole(path: Path, lines: Iterator[Line]) -> int:
+    if path.is_dir():
+        raise LedgerError(f"expected the name of a file to write, found the folder {path}: name a file in it")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     number = 0
     try:

@@ -189,6 +189,18 @@ def test_eval_and_serve(
     assert abs(json.loads(out)["success_rate"] - last) <= 2 / 16
 
 
+def test_a_run_keeps_its_recipe(refused: Any, tmp_path: Path) -> None:
+    refused(["train", "--resume", tmp_path, "rounds=9"], 2, "a run keeps its recipe, found rounds=9 beside --resume")
+    refused(["train", "demo", "--resume", tmp_path], 2, "not both")
+
+
+def test_a_port_that_there_is_not(call: Call, tmp_path: Path) -> None:
+    """Known before a model is loaded."""
+    for port in (-1, 65536):
+        code, out, err = call("serve", tmp_path, "--port", port)
+        assert code == 2 and out == "" and "'--port'" in err
+
+
 class served:
     """A real `kintsugi serve` process."""
 

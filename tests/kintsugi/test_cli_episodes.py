@@ -126,6 +126,8 @@ def test_mistakes_are_one_sentence(run: str, tmp_path: Path) -> None:
         (("list", run, "--stop", "sucess"), ConfigError, 'did you mean "success"'),
         (("export", run, "dop", str(tmp_path / "x")), ConfigError, 'did you mean "dpo"'),
         (("export", run, "dpo", str(tmp_path / "no" / "x")), LedgerError, "cannot be written"),
+        (("export", run, "dpo", str(tmp_path)), LedgerError, "expected the name of a file to write, found the folder"),
+        (("export", run, "dpo", "."), LedgerError, "expected the name of a file to write, found the folder"),
     ):
         result = call(*arguments)
         assert result.exit_code != 0

@@ -246,6 +246,7 @@ def tasks_of(folder: Path) -> set[str]:
         (["environment.options.event=1"], ConfigError, 'no option "event": did you mean "events"'),
         (["environment.name=gsm8k", 'environment.options={data="nowhere"}'], DataError, "nowhere"),
         (["model.path=./nowhere"], PolicyError, "expected a model folder at ./nowhere"),
+        (["model.path=my/own/model"], PolicyError, "expected a model folder at my/own/model"),
         (["model.kind=endpoint"], ConfigError, '"endpoint" cannot be trained'),
         (["model.prompts=bear"], ConfigError, 'did you mean "bare"'),
     ],

@@ -100,7 +100,7 @@ def failed_attempt(state: EpisodeState) -> Trajectory | None:
 
 
 def finish_attempt(state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> Trajectory:
-    """The finished attempt as a record; soft reward = mean log-probability of all its sampled tokens."""
+    """The finished attempt as a record; soft reward = mean log-probability of all its sampled tokens, kept turns' too."""
     plan = state["plan"]
     messages = tuple(message_from_plain(message) for message in attempt["messages"])
     number = len(state["attempts"])

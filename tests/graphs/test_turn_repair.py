@@ -12,10 +12,12 @@ import pytest
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.config import validate
 from kintsugi.errors import ConfigError
+from kintsugi.graphs.drawing import as_text, picture_of
 from kintsugi.graphs.episode_config import RepairConfig
 from kintsugi.graphs.episode_graph import build_episode_graph
 from kintsugi.graphs.episode_nodes import repair_request
 from kintsugi.graphs.episode_state import start_state
+from kintsugi.graphs.episode_tally import tally_of, with_tally
 from kintsugi.graphs.play_config import PlayConfig
 from kintsugi.graphs.playing import PlaySession
 from kintsugi.graphs.turn_repair import check_repair, named_turn, placed
@@ -314,6 +316,17 @@ def test_a_plan_may_begin_with_it() -> None:
     assert won.actions[:2] == lost.actions[:2] and texts(won) == WAY
     (again,) = played(cast, plan)
     assert again.id == episode.id and again.trajectories[0].messages == won.messages, "the same again"
+
+
+def test_its_way_is_drawn() -> None:
+    """The graph has every way that such an episode goes: none is added to the picture as a stranger."""
+    cast, _, episode = lost_and_won(TellingPath())
+    picture = picture_of(build_episode_graph(cast))
+    drawn = with_tally(picture, tally_of([episode]))
+    assert len(drawn.edges) == len(picture.edges) and len(drawn.nodes) == len(picture.nodes)
+    ways = {(edge.source, edge.target): edge.visits for edge in drawn.edges}
+    assert ways["reflector", "environment"] == 1 and ways["reflector", "agent"] == 0 and ways["agent", "environment"] == 7
+    assert "helped 1 of 1" in as_text(drawn) and max(map(len, as_text(drawn).splitlines())) <= 80
 
 
 def test_every_state_of_it_is_plain() -> None:

@@ -160,3 +160,28 @@ def test_options_are_looked_at_before_a_run(tmp_path: Path, override: str, told:
 def test_good_options_pass() -> None:
     given = ["max_batch=8", "threads=null", "device=cpu", "dtype=float64"]
     check_recipe(load_recipe("demo", [f"model.options.{one}" for one in given]))
+
+
+def test_alfworlds_second_tries_stand_beside_its_self_training() -> None:
+    """Nothing but the second tries differs: the same start, games, steps and number of replayed episodes, and one budget."""
+    overrides = ["explore.budget_tokens=110000", "episode.wave=60"]
+    plain, tries = (load_recipe(name, overrides) for name in ("alfworld", "alfworld_rerest"))
+    parts = ["environment", "model", "warm_start", "episode", "explore", "select", "learn", "evaluate", "gate", "rounds"]
+    for part in parts:
+        assert getattr(plain, part) == getattr(tries, part), part
+    assert plain.repair.who == "none" and (tries.repair.form, tries.repair.words) == ("again", "notes")
+    replayed = tries.targets.replay + tries.targets.replay_repairs
+    assert replayed == plain.targets.replay and plain.explore_budget == tries.explore_budget
+    same = {"replay": 0, "replay_repairs": 0}
+    assert plain.targets.model_copy(update=same) == tries.targets.model_copy(update=same)
+    assert plain.control.enabled and not tries.control.enabled
+    told = plan_text(tries)
+    assert "unsolved by self, again, with notes of the attempt" in told and "until 110,000 tokens" in told
+
+
+def test_what_cannot_go_on_from_a_turn_is_said_before_a_run() -> None:
+    with pytest.raises(ConfigError, match="word_problems has attempts of one turn"):
+        check_recipe(load_recipe("demo", ["repair.who=self", "repair.form=from_turn"]))
+    with pytest.raises(ConfigError, match="treasure_hunt takes no notes"):
+        notes = ["repair.who=self", "repair.form=from_turn", "repair.words=notes", "environment.options={}"]
+        check_recipe(load_recipe("demo", [*notes, "environment.name=treasure_hunt", "warm_start.repair_share=0"]))

@@ -41,6 +41,7 @@ class Child:
             code = 0
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+            code = code if -(1 << 63) <= code < 1 << 63 else -1  # as an interpreter takes what no C integer holds
             if not isinstance(exit_.code, int | None):
                 print(exit_.code, file=sys.stderr)
         except BaseException as error:  # KeyboardInterrupt too is the program's own

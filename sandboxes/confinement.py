@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 NAMESPACES = "namespaces+landlock+seccomp"
 RUNGS = (NAMESPACES, "landlock+seccomp", "rlimits")
-LIMITS_HOLD = ("wall_time", "output", "processes", "clean_environment", "clean_state")
+LIMITS_HOLD = ("wall_time", "output", "processes", "clean_environment")
 SUMS_HOLD = ("cpu_time", "memory", "files_size")  # over several processes: a system call may hide some of it
-ISOLATION_HOLDS = ("network", "host_reads", "host_writes", "host_processes", "kernel_surface")
-CONTAINER_HOLDS = ("host_reads", "host_writes", "host_processes")  # by the engine alone, before Landlock and seccomp
+CONTAINER_HOLDS = ("host_reads", "host_writes", "host_processes", "clean_state", "verdicts")  # by the engine alone
+ISOLATION_HOLDS = (*CONTAINER_HOLDS, "network", "kernel_surface")
 
 
 class Ground(NamedTuple):
@@ -62,7 +62,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 ZONES = "/usr/share/zoneinfo"
 _ENGINE_FILES = ("hosts", "hostname", "resolv.conf", "mtab", "shadow", "gshadow")  # in /etc; some tell of the host
 
-# name: (x86-64, arm64); 0 where an architecture has none (0 is never meant: read and io_setup stay open).
+# name: (x86-64, arm64); - where an architecture has none. Attributes: a program's own folder is the next one's too.
 _REFUSED = """
 socket:41:198 ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 kcmp:312:272 pidfd_getfd:438:438
 pidfd_open:434:434 perf_event_open:298:241 userfaultfd:323:282 bpf:321:280 add_key:248:217 request_key:249:218
@@ -72,27 +72,27 @@ fsconfig:431:431 fsmount:432:432 fspick:433:433 mount_setattr:442:442 unshare:27
 kexec_load:246:104 kexec_file_load:320:294 init_module:175:105 finit_module:313:273 delete_module:176:106
 reboot:169:142 swapon:167:224 swapoff:168:225 sethostname:170:161 setdomainname:171:162 settimeofday:164:170
 clock_settime:227:112 clock_adjtime:305:266 adjtimex:159:171 acct:163:89 quotactl:179:60 quotactl_fd:443:443
-syslog:103:116 vhangup:153:58 iopl:172:0 ioperm:173:0 modify_ldt:154:0
-open_by_handle_at:304:265 name_to_handle_at:303:264 fanotify_init:300:262 inotify_init:253:0 inotify_init1:294:26
+syslog:103:116 vhangup:153:58 iopl:172:- ioperm:173:- modify_ldt:154:-
+open_by_handle_at:304:265 name_to_handle_at:303:264 fanotify_init:300:262 inotify_init:253:- inotify_init1:294:26
 shmget:29:194 shmat:30:196 shmctl:31:195 msgget:68:186 msgsnd:69:189 msgrcv:70:188 msgctl:71:187 semget:64:190
 semop:65:193 semctl:66:191 semtimedop:220:192 mq_open:240:180 mq_unlink:241:181 memfd_create:319:279
 memfd_secret:447:447 vmsplice:278:75 sendmsg:46:211 sendmmsg:307:269
 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setscheduler:144:119 sched_setparam:142:118
 sched_setattr:314:274 process_madvise:440:440 process_mrelease:448:448 move_pages:279:239 migrate_pages:256:238
-mbind:237:235 personality:135:92 uselib:134:0 lookup_dcookie:212:18 pidfd_send_signal:424:424
+mbind:237:235 personality:135:92 uselib:134:- lookup_dcookie:212:18 pidfd_send_signal:424:424
 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240 tkill:200:130
+setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16
+io_setup:206:0 io_destroy:207:1 io_submit:209:2 io_cancel:210:3 io_getevents:208:4 io_pgetevents:333:292
+sync:162:81 syncfs:306:267 flock:73:32 timer_create:222:107
 """
-# Landlock does not guard owners, modes, times and attributes. Owners and modes are refused where files of the caller's
-# uid can be seen, the others where any file of the host can: they may be open to all.
-_OWNERS = "chmod:90:0 fchmod:91:52 fchmodat:268:53 chown:92:0 fchown:93:55 lchown:94:0 fchownat:260:54"
-_TIMES = """
-setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15 fremovexattr:199:16 utime:132:0
-utimes:235:0 futimesat:261:0 utimensat:280:88
-"""
-_TRUNCATE = "truncate:76:45"  # which Landlock guards from its third version on
+# Landlock does not guard owners, modes and times. Owners and modes are refused where files of the caller's uid can be
+# seen, times where any file of the host can: it may be open to all.
+_OWNERS = " chmod:90:- fchmod:91:52 fchmodat:268:53 chown:92:- fchown:93:55 lchown:94:- fchownat:260:54"
+_TIMES = " utime:132:- utimes:235:- futimesat:261:- utimensat:280:88"
+_TRUNCATE = " truncate:76:45"  # which Landlock guards from its third version on
 _JUDGED = """
 clone:56:220 clone3:435:435 socketpair:53:199 setsockopt:54:208 prctl:157:167 prlimit64:302:261 rt_sigaction:13:134
-kill:62:129 tgkill:234:131 fcntl:72:25 ioctl:16:29 open:2:0 openat:257:56 openat2:437:437
+kill:62:129 tgkill:234:131 fcntl:72:25 ioctl:16:29 open:2:- openat:257:56 openat2:437:437
 """
 _LAST_KNOWN = 450  # a system call newer than this table is answered "not implemented"
 _EPERM, _ENOSYS = 1, 38
@@ -149,7 +149,7 @@ def _ruleset(version: int, ground: Ground) -> int:
 
 def _numbers(table: str, column: int) -> dict[str, int]:
     rows = [entry.split(":") for entry in table.split()]
-    return {row[0]: int(row[1 + column]) for row in rows if int(row[1 + column])}
+    return {row[0]: int(row[1 + column]) for row in rows if row[1 + column] != "-"}
 
 
 def _filter(refused: str, *, signals_scoped: bool, truncate_guarded: bool, pid: int) -> bytes:
@@ -168,6 +168,10 @@ def _filter(refused: str, *, signals_scoped: bool, truncate_guarded: bool, pid: 
         tests = [_jump(0x15, value, count - 1 - place, int(place == count - 1)) for place, value in enumerate(values)]
         return [_load(offset), *tests, refuse, allow]
 
+    def only(offset: int, *values: int) -> list[bytes]:  # refuse where it is none of these
+        tests = [_jump(0x15, value, len(values) - place, 0) for place, value in enumerate(values)]
+        return [_load(offset), *tests, refuse, allow]
+
     blocks = {
         "clone": [_load(16), _jump(0x45, _NAMESPACE_FLAGS, 0, 1), refuse, allow],
         "clone3": [missing],  # its flags lie behind a pointer; libc then falls back to clone
@@ -180,12 +184,14 @@ def _filter(refused: str, *, signals_scoped: bool, truncate_guarded: bool, pid: 
         "prctl": unless(16, PR_SET_PDEATHSIG, PR_SET_DUMPABLE),
         "prlimit64": [_load(16), _jump(0x15, 0, 1, 0), refuse, allow],  # pid 0: itself
         "rt_sigaction": unless(16, 17),  # SIGCHLD: with it ignored, the CPU time of children is counted nowhere
-        "fcntl": unless(24, 1031),  # F_SETPIPE_SZ
+        # Not: owners and signals of descriptors, leases, notices, sizes of pipes. Locks: F_GETLK, F_SETLK, F_SETLKW,
+        # which databases need; of a file that may only be read they lock no other reader out, as flock's would.
+        "fcntl": only(24, 0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032, 1034),
+        "ioctl": only(24, 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451),  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, CLEX
     }  # fmt: skip
     if not signals_scoped:
         own = [_load(16), _jump(0x15, pid, 2, 0), _jump(0x15, 0, 1, 0), refuse, allow]
-        blocks |= {"kill": own, "tgkill": own, "fcntl": unless(24, 1031, 8, 10, 15)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX
-        blocks["ioctl"] = unless(24, 0x8901, 0x8902, 0x5452)  # FIOSETOWN, SIOCSPGRP, FIOASYNC
+        blocks |= {"kill": own, "tgkill": own}
     if not truncate_guarded:
         # O_TRUNC where the mode is neither to write nor to read and write
         cut = [_and(0x203), _jump(0x15, 0x200, 1, 0), _jump(0x15, 0x203, 0, 1), refuse, allow]
@@ -238,7 +244,7 @@ class Confinement:
     def _filter(self, pid: int) -> bytes:
         refused, guarded = _REFUSED, self._own_root or self._version >= 3
         if not self._own_root:
-            refused += _TIMES + ("" if guarded else _TRUNCATE) + ("" if self.uid is not None else f" {_OWNERS}")
+            refused += _TIMES + ("" if guarded else _TRUNCATE) + ("" if self.uid is not None else _OWNERS)
         return _filter(refused, signals_scoped=self._version >= 6, truncate_guarded=guarded, pid=pid)
 
     @property

@@ -30,10 +30,12 @@ from kintsugi.sandboxes.worker_pool import WorkerFailed, WorkerLine, WorkerPool,
 ANSWER_S = 3
 """An engine that has not said its version by then is none."""
 FOLDER = "/sandbox"
+"""The worker's, on the read-only root; programs have the tmpfs `run` in it."""
 LABEL = "kintsugi.sandbox"
 _WORKER_MB = 64  # the worker's own, and the page tables of its forks
 _TRAVELLERS = (
-    "frames", "plain_data", "child", "judging", "holdings", "watching", "keeping", "confinement", "namespaces", "worker",
+    "frames", "plain_data", "child", "judging", "holdings", "watching", "tidying", "keeping",
+    "confinement", "namespaces", "worker",
 )  # fmt: skip
 # Reads the worker's files from standard input and runs them: {"name": source} in the order of their imports.
 _BOOT = """
@@ -256,6 +258,7 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
 
     memory = int(limits.memory_mb + limits.files_mb + _WORKER_MB) << 20
     size = int(limits.files_mb) + 1
+    room = f"size={size}m,nr_inodes={1024 + 256 * size}"
     host = client.create_host_config(
         network_mode="none",
         read_only=True,
@@ -268,7 +271,7 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
             Ulimit(name=name, soft=value, hard=value)
             for name, value in (("nofile", 256), ("core", 1), ("memlock", 0), ("msgqueue", 0))
         ],
-        tmpfs={FOLDER: f"size={size}m,nr_inodes={1024 + 256 * size},uid=65534,gid=65534,mode=700,noexec,nosuid,nodev"},
+        tmpfs={f"{FOLDER}/run": f"{room},uid=65534,gid=65534,mode=700,noexec,nosuid,nodev"},
         ipc_mode="none",  # no /dev/shm, no message queues
         log_config=LogConfig(type="none"),  # what passes over the line would pile up on disk
         auto_remove=True,
@@ -285,6 +288,6 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
         "network_disabled": True,
         "stdin_open": True,
         "working_dir": "/",
-        "environment": {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "HOME": FOLDER},
+        "environment": {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "HOME": f"{FOLDER}/run"},
         "labels": {LABEL: label},
     }

@@ -1,6 +1,6 @@
 """What a program holds that no limit of the kernel's counts: deleted files still open, full sockets and pipes.
 
-    held = count_held(pids, folder, uid)                # Held(files, buffers), bytes
+    held = count_held(pids, folder, uid, largest)       # Held(files, buffers, mappings, too_many)
 
 Travels beside `worker.py`; standard library only. A process's descriptors are read through /proc, which shows them to
 their owner: the worker becomes the program's uid for files while it reads. Only what a filter of system calls makes
@@ -13,23 +13,34 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SOCKET_BYTES, PIPE_BYTES = 212_992, 65_536
 """What one of them holds at most: net.core.wmem_default as kernels have it, and sixteen pages."""
+VMA_BYTES = 200
+"""What the kernel keeps of one mapping."""
+MOST_PIPES = 256
+"""Of one program: a user's pipes together have few pages (fs.pipe-user-pages-soft), and slots may share a user."""
+MAPS_BYTES = 1 << 21
+"""Of the descriptions of mappings, about 90 bytes each, that are read at a look: more would take all the looker's time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Held(NamedTuple):
-    """Bytes."""
+    """What some processes hold together."""
 
     files: int
-    """On disk, in files of the program's folder that have no name any more."""
+    """Bytes on disk, in files of the program's folder that have no name any more."""
     buffers: int
-    """What the sockets and pipes could hold at most."""
+    """Bytes that the sockets and pipes could hold at most."""
+    mappings: int = 0
+    """Pieces of memory that they have mapped."""
+    too_many: str = ""
+    """What they hold more of than can be counted or shared, if anything: pipes or mappings."""
 
 
 @contextlib.contextmanager
@@ -56,6 +67,18 @@ def can_see(pid: int, uid: int | None) -> bool:
         return False
 
 
+def threads_of(uid: int) -> int:
+    """Threads that a user has on this machine now."""
+    found = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{name}").st_uid == uid:
+                found += len(_tasks(int(name)))
+        except OSError:
+            continue
+    return found
+
+
 def count_held(pids: Iterable[int], folder: str, uid: int | None, largest: int) -> Held:
     """What these processes hold. largest: bytes that one file may have; a file that is only mapped counts as such."""
     device = os.stat(folder).st_dev
@@ -71,10 +94,15 @@ def count_held(pids: Iterable[int], folder: str, uid: int | None, largest: int) 
                         buffers[found.st_dev, found.st_ino] = PIPE_BYTES
                     elif not found.st_nlink and found.st_dev == device and stat.S_ISREG(found.st_mode):
                         files[found.st_ino] = found.st_blocks * 512
+        mappings, left = 0, MAPS_BYTES
         for pid in pids:
-            for inode in _mapped_only(pid, folder):
+            text = _maps(pid, left)
+            mappings, left = mappings + text.count(b"\n"), left - len(text)
+            for inode in _deleted(text, folder):
                 files.setdefault(inode, largest)
-    return Held(sum(files.values()), sum(buffers.values()))
+    pipes = sum(size == PIPE_BYTES for size in buffers.values())
+    too_many = "mappings" if left <= 0 else "pipes" if pipes > MOST_PIPES else ""
+    return Held(sum(files.values()), sum(buffers.values()), mappings, too_many)
 
 
 def _tasks(pid: int) -> list[str]:
@@ -96,18 +124,24 @@ def _open_files(folder: str) -> Iterator[os.stat_result]:
             continue  # closed while we looked
 
 
-def _mapped_only(pid: int, folder: str) -> Iterator[int]:
-    """Inodes of deleted files of `folder` that a process has mapped."""
-    start = folder.encode() + b"/"
-    for task in reversed(_tasks(pid)):
+def _maps(pid: int, most: int) -> bytearray:
+    """A line for each of a process's mappings, `most` bytes of them."""
+    for task in reversed(_tasks(pid)):  # a leader that has ended has none
+        text = bytearray()
         try:
-            with open(f"/proc/{pid}/task/{task}/maps", "rb") as file:
-                lines = file.read().splitlines()
+            with open(f"/proc/{pid}/task/{task}/maps", "rb", buffering=0) as file:
+                while len(text) < most and (part := file.read(min(65536, most - len(text)))):
+                    text += part
         except OSError:
             continue
-        for line in lines:
-            words = line.split(None, 5)
-            if len(words) == 6 and words[5].startswith(start) and words[5].endswith(b" (deleted)"):
-                yield int(words[4])
-        if lines:
-            return
+        if text:
+            return text
+    return bytearray()
+
+
+def _deleted(text: bytearray, folder: str) -> Iterator[int]:
+    """Inodes of the deleted files of `folder` among these lines."""
+    if b" (deleted)\n" in text:
+        pattern = rb"^\S+ \S+ \S+ \S+ (\d+) +" + re.escape(folder.encode()) + rb"/.* \(deleted\)$"
+        for line in re.finditer(pattern, text, re.MULTILINE):
+            yield int(line[1])

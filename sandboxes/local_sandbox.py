@@ -43,9 +43,9 @@ def unavailable() -> str | None:
 
 
 def open_backend(
-    *, workers: int | None, limits: Limits, image: str | None, allow_unsafe: bool, packages: Mapping[str, str] | None = None
+    *, workers: int | None, limits: Limits, allow_unsafe: bool, packages: Mapping[str, str] | None = None
 ) -> LocalSandbox:
-    """See `open_sandbox`. There is no image here: programs run on the caller's own Python."""
+    """See `open_sandbox`. It takes no image: programs run on the caller's own Python."""
     return LocalSandbox(workers=workers, limits=limits, allow_unsafe=allow_unsafe, packages=packages)
 
 
@@ -108,6 +108,8 @@ class LocalWorker(WorkerLine):
             self.process.wait()
         self._errors.close()
         _kill_orphans(f"{self.folder}\0")  # the zero: worker-1 is not worker-12
+        with contextlib.suppress(OSError):
+            self.folder.chmod(0o711)  # on limits alone a program of the same user may have closed it
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -165,7 +167,7 @@ class LocalSandbox(WorkerPool):
         }
         _sweep()
         prefix = f"{_PREFIX}{os.getpid()}-{_pid_world()}-"  # whose it is, for a later sweep
-        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_room(num_workers * limits.files_mb)))
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_room(num_workers * limits.files_mb))).resolve()
         self._folder.chmod(0o711)  # a program of another uid must reach its own folder
         self._released = weakref.finalize(self, _remove, self._folder, os.getpid())
         super().__init__(workers=num_workers, limits=limits, allow_unsafe=allow_unsafe)

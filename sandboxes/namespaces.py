@@ -4,7 +4,7 @@
 
 Process, network, mount, IPC, host-name and control-group namespaces; for an ordinary user a user namespace around
 them, which root does not need. The new root is a read-only tmpfs that holds read-only binds of the standard library
-and its shared libraries, four harmless devices, a /proc of this world alone and WORK, a tmpfs of `size_mb`. The process
+and its shared libraries, four harmless devices, a /proc of this world alone and RUN, a tmpfs of `size_mb`. The process
 that called stays outside, to be its keeper (`keeping.py`).
 
 Travels beside `worker.py`; standard library only. Leaves out: Landlock and seccomp, which each program adds
@@ -20,7 +20,9 @@ import signal
 import struct
 
 WORK = "/sandbox"
-"""The worker's folder inside."""
+"""The worker's folder inside, on the root that nobody can change."""
+RUN = f"{WORK}/run"
+"""The programs' folder in it."""
 
 _NEW_MOUNT, _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
@@ -109,10 +111,10 @@ def _build(folder: str, size_mb: int, library: list[str], files: list[str], link
             os.makedirs(folder + os.path.dirname(path), exist_ok=True)
             open(folder + path, "x").close()
             _bind(path, folder + path, no_dev=path not in _DEVICES)
-    for name in ("/proc", WORK):
-        os.mkdir(folder + name)
+    for name in ("/proc", RUN):
+        os.makedirs(folder + name)
     _mount("proc", folder + "/proc", "proc", _NO_SUID | _NO_DEV | _NO_EXEC)
-    _mount("tmpfs", folder + WORK, "tmpfs", _NO_SUID | _NO_DEV | _NO_EXEC, f"{_size(size_mb)},mode=711")
+    _mount("tmpfs", folder + RUN, "tmpfs", _NO_SUID | _NO_DEV | _NO_EXEC, f"{_size(size_mb)},mode=700")
     os.chdir(folder)
     number = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
     _check("pivot_root", _libc.syscall(ctypes.c_long(number), b".", b"."))
@@ -122,8 +124,8 @@ def _build(folder: str, size_mb: int, library: list[str], files: list[str], link
 
 
 def resize(size_mb: int) -> None:
-    """Make WORK as large as one program may fill it."""
-    _mount("tmpfs", WORK, "tmpfs", _REMOUNT | _NO_SUID | _NO_DEV | _NO_EXEC, _size(size_mb))
+    """Make RUN as large as one program may fill it."""
+    _mount("tmpfs", RUN, "tmpfs", _REMOUNT | _NO_SUID | _NO_DEV | _NO_EXEC, _size(size_mb))
 
 
 def _size(size_mb: int) -> str:
@@ -154,11 +156,3 @@ def _check(what: str, result: int) -> None:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, 0)[0]:
-            pass
-    except ChildProcessError:
-        pass

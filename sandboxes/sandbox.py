@@ -46,6 +46,7 @@ GUARANTEES: Mapping[str, str] = {
     "host_writes": "nothing can be written outside the program's own folder",
     "host_processes": "no process outside the program can be signalled, traced or read",
     "kernel_surface": "system calls that no plain program needs are refused",
+    "verdicts": "a program cannot make tests pass that it does not pass",
     "hidden_host": "names, sizes and dates of host files, the host's name and its process numbers are not visible",
 }
 """Every promise that a backend can make, by name. `Sandbox.guarantees` holds those that hold."""

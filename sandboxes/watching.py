@@ -16,11 +16,10 @@ import re
 import resource
 import select
 import signal
-import stat
 import time
 from typing import Any, NamedTuple
 
-from holdings import count_held
+from holdings import VMA_BYTES, count_held
 
 PAGE = resource.getpagesize()
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -43,6 +42,8 @@ class Place(NamedTuple):
     """Whether what programs hold open is to be counted here, and can be."""
     uid: int | None = None
     """Whose programs are; None: the worker's own."""
+    alone_too: bool = False
+    """Whether the memory of a program of one process is judged here, too: no limit of the kernel's is at its own."""
 
 
 class Watch:
@@ -130,10 +131,36 @@ class Watch:
             self.killed = "output"
 
     def _look(self, now: float) -> None:
-        """Judge CPU time, memory, processes and files; what the kernel's limits do not hold for several processes."""
-        limits, place, memory, threads, living, waited = self.limits, self.place, 0, 0, 0, 0
-        self.family = family = descendants()
-        for pid in family:
+        """Judge what the kernel's limits do not hold for several processes; first what is cheap to see, so that what a
+        program holds open or has mapped, which takes time to count, never hides its time, memory and processes."""
+        limits, place = self.limits, self.place
+        threads, memory = self._look_at_processes()
+        if self.seen_ticks * TICK_S >= limits["cpu_s"]:
+            return self.kill("timeout")
+        summed = len(self.family) > 1 or place.alone_too  # else the kernel's limit is exact
+        if summed and memory > limits["memory_mb"] * (1 << 20):
+            return self.kill("memory")
+        if max(threads, len(self.family)) > limits["processes"]:
+            return self.kill("error", f"stopped: more than {limits['processes']} processes and threads")
+        late = now - self.started - limits["wall_s"]
+        if late >= 0 and (late >= self._waited() or now - self.started >= SLOW_MACHINE * limits["wall_s"]):
+            return self.kill("timeout")
+        written, entries = folder_size(place.folder)
+        if place.descriptors_seen:
+            held = count_held(self.family, place.folder, place.uid, int(limits["files_mb"] * (1 << 20)))
+            if held.too_many:
+                return self.kill("memory", f"stopped: it holds too many {held.too_many}")
+            written, memory = written + held.files, memory + held.buffers + held.mappings * VMA_BYTES
+            if summed and memory > limits["memory_mb"] * (1 << 20):
+                return self.kill("memory")
+        if written > limits["files_mb"] * (1 << 20) or entries > min(256 * limits["files_mb"], MANY - 1):
+            self.kill("error", f"stopped: its files are more or larger than {limits['files_mb']} MiB allow, or hidden")
+
+    def _look_at_processes(self) -> tuple[int, int]:
+        """Threads there are and bytes they have in memory, both of all processes; counts their CPU time as well."""
+        memory, threads, living, waited = 0, 0, 0, 0
+        self.family = descendants()
+        for pid in self.family:
             try:
                 with open(f"/proc/{pid}/stat", "rb") as file:
                     words = file.read().rpartition(b")")[2].split()
@@ -144,27 +171,11 @@ class Watch:
             self.own_ticks[pid, words[19]] = own
             threads += int(words[17])
             resident = int(words[21]) if words[0] != b"Z" else resident_of_threads(pid)
-            memory += max(0, resident * PAGE - place.own_resident)
+            memory += max(0, resident * PAGE - self.place.own_resident)
         # Those that have gone are in a parent's count of waited children, or nowhere: never both, so the larger is safe.
         gone = sum(self.own_ticks.values()) - living
         self.seen_ticks = max(self.seen_ticks, living + max(gone, waited))
-        written, entries = folder_size(place.folder)
-        too_many = max(threads, len(family)) > limits["processes"]
-        if place.descriptors_seen and not too_many:  # a bomb must be killed before it is counted: it has the cores
-            held = count_held(family, place.folder, place.uid, int(limits["files_mb"] * (1 << 20)))
-            written, memory = written + held.files, memory + held.buffers
-        if self.seen_ticks * TICK_S >= limits["cpu_s"]:
-            self.kill("timeout")
-        elif len(family) > 1 and memory > limits["memory_mb"] * (1 << 20):
-            self.kill("memory")
-        elif too_many:
-            self.kill("error", f"stopped: more than {limits['processes']} processes and threads")
-        elif written > limits["files_mb"] * (1 << 20) or entries > 256 * limits["files_mb"]:
-            self.kill("error", f"stopped: its files are more or larger than {limits['files_mb']} MiB allow")
-        elif now - self.started >= limits["wall_s"]:
-            late = now - self.started - limits["wall_s"]
-            if late >= self._waited() or now - self.started >= SLOW_MACHINE * limits["wall_s"]:
-                self.kill("timeout")
+        return threads, memory
 
     def _waited(self) -> float:
         """Seconds that a process of the program was ready to run but had no core: not its fault."""
@@ -178,8 +189,9 @@ class Watch:
         return longest
 
     def drain(self) -> None:
-        """Read what the pipes still hold; all writers are dead."""
+        """Read what the pipes still hold; all writers are dead, or could not be killed and are waited for no longer."""
         for descriptor in self.streams:
+            os.set_blocking(descriptor, False)
             while self._read_open(descriptor):
                 pass
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -189,7 +201,7 @@ class Watch:
     def _read_open(self, descriptor: int) -> bool:
         try:
             return self._read(descriptor)
-        except KeyError:  # already unregistered at its end
+        except (KeyError, BlockingIOError):  # already unregistered at its end; or a writer lives
             return False
 
     def close(self) -> None:
@@ -202,15 +214,19 @@ class Watch:
         stderr = raw_err.decode("utf-8", "replace") + (f"\n[sandbox] {self.note}\n" if self.note else "")
         exit_code = os.WEXITSTATUS(self.code) if os.WIFEXITED(self.code) else None
         number = os.WTERMSIG(self.code) if os.WIFSIGNALED(self.code) else None
-        status = self.killed or ("ok" if exit_code == 0 else "error")
-        if ["ready"] not in lines and not self.killed:
-            status = "sandbox_failed"
-        elif status == "error" and number in (signal.SIGXCPU, signal.SIGKILL) and self.cpu_s >= self.limits["cpu_s"]:
+        out_of_memory = exit_code == 1 and OUT_OF_MEMORY.search(raw_err)
+        if self.killed in ("memory", "output"):
+            status = self.killed
+        elif self.cpu_s >= self.limits["cpu_s"]:  # whether a look fell between the limit and the end is luck: it counts not
             status = "timeout"
-        elif status == "error" and (
-            (exit_code == 1 and OUT_OF_MEMORY.search(raw_err)) or (number == signal.SIGKILL and oom_kills() > self.oom_kills)
-        ):
+        elif self.killed:
+            status = self.killed
+        elif out_of_memory or (number == signal.SIGKILL and oom_kills() > self.oom_kills):
             status = "memory"
+        elif ["ready"] not in lines:
+            status = "sandbox_failed"
+        else:
+            status = "ok" if exit_code == 0 else "error"
         return {
             "status": status,
             "exit_code": exit_code,
@@ -293,29 +309,9 @@ def _children_by_search(parent: int) -> list[int]:
     return found
 
 
-def empty(folder: str) -> None:
-    """Remove everything in `folder`. Depth never matters: a folder in a folder is first moved to the top."""
-    moved = 0
-    while names := os.listdir(folder):
-        for name in names:
-            path = os.path.join(folder, name)
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                os.unlink(path)
-                continue
-            os.chmod(path, 0o700)
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        os.chmod(entry.path, 0o700)
-                        moved += 1
-                        os.rename(entry.path, os.path.join(folder, f".{moved}.{time.monotonic_ns()}"))
-                    else:
-                        os.unlink(entry.path)
-            os.rmdir(path)
-
-
 def folder_size(folder: str) -> tuple[int, int]:
-    """Bytes on disk and number of entries below `folder`; very many entries where folders lie deeper than `DEEPEST`."""
+    """Bytes on disk and number of entries below `folder`; very many entries where folders lie deeper than `DEEPEST`, or
+    where one is closed to its own owner, who could hide anything in it."""
     total, entries, pending = 0, 0, [(folder, 0)]
     while pending and entries < MANY:
         path, depth = pending.pop()
@@ -328,6 +324,8 @@ def folder_size(folder: str) -> tuple[int, int]:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         pending.append((entry.path, depth + 1))
+        except PermissionError:
+            return total, MANY
         except OSError:
             continue  # it went away while we looked
     return total, entries

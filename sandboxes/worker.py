@@ -5,17 +5,20 @@
 Frames on standard input and output: four bytes of length (big-endian), then JSON. First the launcher sends its
 settings (see `Settings`) and the worker says `{"rung", "guarantees"}`. Then each request `{"code", "stdin", "files",
 "limits", "tests", "setup", "judge"}` gets one answer `{"status", "exit_code", "signal", "stdout", "stderr",
-"truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests"}`. After a request with `judge` the launcher sends one more
-frame `{"setup", "tests"}`, which only the judging process reads: no process that the program could read ever holds the
-tests. End of input ends the worker. One that cannot vouch for its own state any more leaves with exit code 3: replace it.
+"truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests", "unclean"}`. After a request with `judge` the launcher sends one
+more frame `{"setup", "tests"}`, which only the judging process reads: no process that the program could read ever holds
+the tests. End of input ends the worker. `unclean` says why it cannot vouch for its own state any more, "" where it can: the
+answer counts, and the worker must be replaced, as one that leaves (exit code 3) must be.
 
-Standard library only; the files of `TRAVELLERS` go with it. After each program it kills and reaps everything left (it
-is the subreaper of its descendants, or process 1) and empties its folder. Leaves out: choosing, replacing and
+Standard library only, like the files that travel beside it. After each program it kills and reaps everything left (it
+is the subreaper of its descendants, or process 1) and tidies its folder. Leaves out: choosing, replacing and
 retrying, which are the launcher's.
 """
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import contextlib
 import ctypes  # noqa: F401 - loaded once, so that programs find it warm
 import fcntl
@@ -36,17 +39,15 @@ from typing import Any, NamedTuple, NoReturn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confinement as confine
 import namespaces
-from child import Child, Say
+from child import Child, Say, flush
 from frames import read_frame, write_frame
+from holdings import threads_of
 from judging import Candidate, Link, judge
 from keeping import keep
-from watching import Place, Watch, descendants, empty
+from tidying import tidy, wipe_system_v
+from watching import Place, Watch, descendants
 
 sys.path.pop(0)
-
-TRAVELLERS = (
-    "frames", "plain_data", "child", "judging", "holdings", "watching", "keeping", "confinement", "namespaces", "worker",
-)  # fmt: skip
 
 DESCRIPTORS = 64
 """That a program may hold: each may stand for 208 KiB of a socket's buffer, or for a deleted file."""
@@ -98,6 +99,9 @@ def warm_up(packages: dict[str, str]) -> None:
     names = "bisect collections copy datetime functools heapq itertools math operator random re string typing"
     for name in names.split():
         importlib.import_module(name)
+    for name in ("exit", "quit"):  # what an interpreter's start gives to programs, and -S leaves out
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _sitebuiltins._Helper()
     for name, folder in packages.items():
         sys.path.append(folder)  # for now only: what programs can import is what is imported here
         importlib.import_module(name)
@@ -115,7 +119,7 @@ class Worker:
         for standard in (0, 1):
             os.dup2(null, standard)
         os.close(null)
-        os.mkdir(self.run_folder, 0o700)
+        os.makedirs(self.run_folder, 0o700, exist_ok=True)  # in a world of its own it is there: a mount
         self.first_descriptor = 3
         for path in (path for path in sys.path if path.startswith("/proc/self/fd/")):
             self.first_descriptor = max(self.first_descriptor, int(path.rpartition("/")[2]) + 1)
@@ -125,7 +129,9 @@ class Worker:
             mapped, resident = (int(word) * resource.getpagesize() for word in file.read().split()[:2])
         self.own_bytes = mapped  # what an empty program already maps
         seen, uid = self.confinement.sums_seen, self.confinement.uid
-        self.place = Place(self.run_folder, self.input, resident, seen, uid)
+        self.place = Place(self.run_folder, self.input, resident, seen, uid, alone_too=self.container)
+        plain = self.confinement.rung == "rlimits"  # elsewhere no program has System V's objects
+        self.system_v = uid if plain and uid is not None else os.getuid() if plain and self.container else None
         self.first_of_world = os.getpid() == 1
         self.files_mb = settings.files_mb if settings.rung == confine.NAMESPACES else 0.0
         self.other_processes = self._other_processes()
@@ -135,20 +141,13 @@ class Worker:
 
         Across containers the same uid is counted together, and their engine bounds processes anyway. In a user
         namespace of its own, and for a uid of its own, the count is exact. Else there is room for what the user
-        starts meanwhile, and only the watch counts exactly.
+        starts meanwhile (its threads too), and only the watch counts exactly.
         """
         if self.container:
             return None
         if self.confinement.uid is not None or self.confinement.rung == confine.NAMESPACES:
             return 1 if self.confinement.uid is None else 0
-        found = 48
-        for name in os.listdir("/proc"):
-            try:
-                if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    found += len(os.listdir(f"/proc/{name}/task"))
-            except OSError:
-                continue
-        return found
+        return threads_of(os.getuid()) + 1000
 
     def serve(self) -> None:
         confinement = self.confinement
@@ -186,18 +185,15 @@ class Worker:
         watch = Watch(self.place, pid, [reading for reading, _ in pipes], limits, started)
         try:
             watch.until_end()
-            self.sweep(watch, candidate if watch.ended_alone else 0)
-            watch.drain()
+            unclean = self._clean_up(watch, candidate if watch.ended_alone else 0)
         finally:
             watch.close()
-        os.chmod(self.run_folder, 0o700)  # it was the program's
-        empty(self.run_folder)
-        return watch.answer(nonce)
+        return watch.answer(nonce) | {"unclean": unclean}
 
     def _stdin(self, text: bytes) -> int:
         if not text:
             return os.open(os.devnull, os.O_RDONLY)  # anew for each: what is set on an open file would stay
-        if len(text) <= 65536:  # what a pipe holds without a reader
+        if len(text) <= 4096:  # what any pipe holds without a reader, also one of a user who has a thousand
             reading, writing = os.pipe()
             os.write(writing, text)
             os.close(writing)
@@ -236,15 +232,18 @@ class Worker:
                 os._exit(1)
         judging = os.fork()
         if judging == 0:
+            say: Say | None = None
             try:
                 told = read_frame(self.input) or {}
                 keep = [pipes[2][1], ours.fileno()]
                 report, descriptor = self._give_up(request["limits"], self._stdin(b""), pipes, keep, "/")
-                judge(told["setup"], told["tests"], Link(descriptor), sayer(report, nonce))
-                sys.stdout.flush()
+                say = sayer(report, nonce)
+                judge(told["setup"], told["tests"], Link(descriptor), say)
+                flush()
                 os._exit(0)
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:  # not the program's: its answers, and the tests, raise nothing here
+                if say is not None:
+                    say(["broke", "".join(traceback.format_exception(error))[-2000:]])
             finally:
                 os._exit(1)
         ours.close()
@@ -281,12 +280,14 @@ class Worker:
         cpu, files = int(limits["cpu_s"]) + 2, int(limits["files_mb"] * (1 << 20))
         values = {
             "RLIMIT_CPU": cpu,  # the watch is finer; this holds should the watch fail
-            "RLIMIT_AS": int(limits["memory_mb"] * (1 << 20)) + self.own_bytes,
+            # In a container room for stacks and what is never touched: its engine and the watch bound what is.
+            "RLIMIT_AS": int(limits["memory_mb"] * (1 << 20)) + self.own_bytes + (self.container << 32),
             "RLIMIT_FSIZE": files,
             "RLIMIT_NOFILE": DESCRIPTORS,
             "RLIMIT_CORE": 1,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
+            "RLIMIT_SIGPENDING": 64,
         }
         if self.other_processes is not None:
             values["RLIMIT_NPROC"] = int(limits["processes"]) + self.other_processes
@@ -296,6 +297,22 @@ class Worker:
                 hard = resource.getrlimit(kind)[1]
                 value = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(kind, (value, value))
+
+    def _clean_up(self, watch: Watch, candidate: int) -> str:
+        """Leave nothing of a program; why that could not be done, or "". What it did is known by now and stands."""
+        unclean = ""
+        try:
+            self.sweep(watch, candidate)
+        except Unclean as error:
+            unclean = str(error)
+        watch.drain()
+        try:
+            if self.system_v is not None:
+                wipe_system_v(self.system_v)
+            tidy(self.run_folder)
+        except OSError as error:
+            unclean = unclean or f"its folder could not be made ready again: {error}"
+        return unclean
 
     def sweep(self, watch: Watch, candidate: int) -> None:
         """Kill and reap every descendant that is left. Orphans come to this process, so none can hide.

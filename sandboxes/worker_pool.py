@@ -304,8 +304,11 @@ class WorkerPool(ABC):
                 try:
                     worker = worker or self._start()
                     answer = worker.ask(frames, SLOW_MACHINE * frames[0]["limits"]["wall_s"] + GRACE_S)
+                    broke = next((line[1] for line in answer["tests"] if len(line) == 2 and line[0] == "broke"), "")
+                    if len(frames) > 1 and broke:
+                        raise WorkerFailed(f"the judge broke: {broke}")
                     if answer["status"] != "sandbox_failed":
-                        if len(frames) > 1 and ["heard"] not in answer["tests"]:
+                        if answer.pop("unclean") or (len(frames) > 1 and ["heard"] not in answer["tests"]):
                             self._retire(worker)  # its next request would begin in the middle of these tests
                             worker = None
                         break

@@ -78,7 +78,7 @@ def unavailable() -> str | None:
     return (found[0] if found else f"no Docker engine answers within {ANSWER_S} s") or None
 
 
-def open_backend(*, workers: int | None, limits: Limits, image: str | None, allow_unsafe: bool) -> DockerSandbox:
+def open_backend(*, workers: int | None, limits: Limits, allow_unsafe: bool, image: str | None = None) -> DockerSandbox:
     """See `open_sandbox`. `image`: one of your own, on the engine already; default: the running interpreter."""
     return DockerSandbox(workers=workers, limits=limits, image=image, allow_unsafe=allow_unsafe)
 

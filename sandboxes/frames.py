@@ -1,6 +1,7 @@
 """Frames: four bytes of length (big-endian), then JSON. The worker's end of the line, and the line of a judging pair.
 
     request = read_frame(0); write_frame(1, answer)
+    stdin = as_input(b"what a program reads")
     link = Link(descriptor); link.send([1]); link.receive()      # judge and candidate, over a socket pair
 
 Travels beside `worker.py`; standard library only. Leaves out: the launcher's end (`worker_pool.py`), which must not
@@ -9,6 +10,7 @@ trust a length.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -40,6 +42,23 @@ def write_frame(descriptor: int, message: dict[str, Any]) -> None:
     view = memoryview(len(body).to_bytes(4, "big") + body)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def as_input(text: bytes) -> int:
+    """A descriptor from which a program reads `text`, which it cannot change for the next one."""
+    if not text:
+        return os.open(os.devnull, os.O_RDONLY)  # anew for each: what is set on an open file would stay
+    if len(text) <= 4096:  # what any pipe holds without a reader, also one of a user who has a thousand
+        reading, writing = os.pipe()
+        os.write(writing, text)
+        os.close(writing)
+        return reading
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(text)
+    fcntl.fcntl(descriptor, 1033, 0xF)  # sealed: neither written, grown nor shrunk, and its seals stay
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class Gone(BaseException):

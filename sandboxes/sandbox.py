@@ -7,7 +7,7 @@
 A backend is one file, `kintsugi/sandboxes/<kind>_sandbox.py`, found by its name. It offers two functions:
 
     unavailable() -> str | None             None when it can run here, else why not; must be quick
-    open_backend(*, workers, limits, image, allow_unsafe) -> Sandbox
+    open_backend(*, workers, limits, allow_unsafe) -> Sandbox          and image, packages where it can have them
 
 and passes every check in `conformance.py`. Leaves out: how a backend isolates a program, and what a result is worth.
 """
@@ -19,6 +19,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -294,12 +295,13 @@ def open_sandbox(
     `auto` takes the first of `AUTO_ORDER` that can run here. `image` is for kinds that run containers. `allow_unsafe`
     accepts a backend that holds limits but does not isolate: for programs you trust. `packages` names modules beyond
     the standard library that programs may import ("clingo"): workers import them before any program runs, so no
-    folder is opened to programs; only backends whose `open_backend` takes them are asked. Raises ConfigError,
-    SandboxError.
+    folder is opened to programs. Where `image` or `packages` are given, only backends are asked whose `open_backend`
+    takes them. Raises ConfigError, SandboxError.
     """
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise ConfigError(f"workers: expected a whole number, at least 1, found {workers!r}; leave it out for one a core")
-    check_arguments(limits=limits)
+    check_arguments(limits=limits, kind=kind, image=image or "")
+    asked = _wanted(image, packages)
     kinds = sandbox_kinds()
     if kind != "auto" and kind not in kinds:
         near = difflib.get_close_matches(kind, [*kinds, "auto"], n=1, cutoff=0.0)[0]
@@ -310,11 +312,10 @@ def open_sandbox(
     for name in [k for k in AUTO_ORDER if k in kinds] if kind == "auto" else [kind]:
         backend = _backend(name)
         reason = backend.unavailable()
-        if packages and "packages" not in inspect.signature(backend.open_backend).parameters:
-            reason = f"it has no {', '.join(packages)}"
+        for word in asked.keys() - inspect.signature(backend.open_backend).parameters.keys():
+            reason = f"it takes no {word}"
         if reason is None:
-            more = {"packages": {name: _folder_of(name) for name in packages}} if packages else {}
-            return backend.open_backend(workers=workers, limits=limits, image=image, allow_unsafe=allow_unsafe, **more)
+            return backend.open_backend(workers=workers, limits=limits, allow_unsafe=allow_unsafe, **asked)
         reasons.append(f"{name}: {reason}")
     raise SandboxError(
         f"sandbox {kind!r}: expected a backend that runs here, found {'; '.join(reasons)}; mend it or name another kind"
@@ -323,6 +324,19 @@ def open_sandbox(
 
 def _backend(kind: str) -> ModuleType:
     return importlib.import_module(f"kintsugi.sandboxes.{kind}_sandbox")
+
+
+def _wanted(image: str | None, packages: Sequence[str]) -> dict[str, object]:
+    """What not every backend can give: the image, and the packages with the folders that they come from."""
+    if image == "":
+        raise ConfigError("image: expected a name such as my/image:1, found ''; leave it out for the running interpreter")
+    if isinstance(packages, str) or not isinstance(packages, Sequence):
+        raise ConfigError(f"packages: expected a list of names, found {_found(packages)}; write [name] for a single one")
+    for name in packages:
+        if not isinstance(name, str) or not all(word.isidentifier() for word in name.split(".")):
+            raise ConfigError(f"packages: expected names of modules, found {_found(name)}; write them as import does")
+    folders = {name: _folder_of(name) for name in packages if name.partition(".")[0] not in sys.stdlib_module_names}
+    return {**({"image": image} if image else {}), **({"packages": folders} if folders else {})}
 
 
 def _folder_of(name: str) -> str:

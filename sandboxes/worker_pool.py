@@ -235,6 +235,8 @@ class WorkerPool(ABC):
             run, lines = self._run([frames[0] | {"judge": False, "tests": tests}], count=False)
         self._count(run.status)
         errors = {line[0]: line[1] for line in lines if len(line) == 2 and isinstance(line[0], int)}
+        if run.status == "timeout" and len(errors) == len(tests) > 0:
+            errors[len(tests) - 1] = "timeout"  # over the limit at the end, which no look has seen: that is luck
         last = run.stderr.strip().rpartition("\n")[2] if run.status == "error" else ""
         unreached = f"not reached: {last or ('the program exited' if run.status == 'ok' else run.status)}"
         failures = tuple(
@@ -256,6 +258,7 @@ class WorkerPool(ABC):
         self, code: str, stdin: str, files: Mapping[str, str | bytes] | None, limits: Limits | None
     ) -> dict[str, Any]:
         content: dict[str, str] = {}
+        size = 0
         for name, text in (files or {}).items():
             path = PurePosixPath(name)
             if not name or path.is_absolute() or ".." in path.parts or not _encodable(name):
@@ -264,6 +267,12 @@ class WorkerPool(ABC):
                 )
             written = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
             content[name] = base64.b64encode(written).decode()
+            size += len(written)
+        if size > (most := (limits or self.limits).files_mb) << 20:
+            raise ConfigError(
+                f"files: expected at most the {most} MiB of Limits.files_mb, found {size / (1 << 20):.1f} MiB; give fewer "
+                "or raise it"
+            )
         return {
             "code": code,
             "stdin": stdin,

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from frames import Gone, Link
-from plain_data import from_wire, to_wire
+from plain_data import containers, from_wire, to_wire
 
 Say = Callable[[list[Any]], None]
 _NO_MEMORY = b"Traceback (most recent call last):\n  (no memory for it)\nMemoryError\n"
@@ -109,18 +109,35 @@ class Child:
         return 0 if flush() and not code else code or 120
 
 
+FORWARDED = frozenset(
+    str.split("""
+    __iter__ __next__ __getitem__ __setitem__ __delitem__ __len__ __length_hint__ __bool__ __str__ __repr__ __format__
+    __bytes__ __int__ __float__ __index__ __complex__ __neg__ __pos__ __abs__ __invert__ __round__ __trunc__ __floor__
+    __ceil__ __reversed__
+    """)
+)
+"""What a judge may have done by an object here. No operator of two sides: it would show the other side, which is often
+what a test expects, and its answer would be the verdict."""
+_BASES = (int, float, str, bytes, tuple)
+
+
 class Candidate(Child):
-    """Runs the program, then answers: get NAME, call, read and set attributes, items, length, iteration."""
+    """Runs the program, then answers: get NAME, call, read and set attributes, do what is FORWARDED."""
 
     def __init__(self, request: dict[str, Any], link: Link) -> None:
         super().__init__(request, None)
         self.link = link
         self.held: list[Any] = []
         self.numbers: dict[int, int] = {}
+        self.able: dict[type, list[str]] = {}
+        self.watched: dict[str, Any] = {}  # names that the judge has, and what it was told of them
 
     def execute(self) -> None:
         self.link.send("hello")
-        self.link.receive()  # the judge has its tests: from here on nothing of them can be met
+        try:
+            self.link.receive()  # the judge has its tests: from here on nothing of them can be met
+        except Gone:  # it needs no program
+            return
         self.names = self.load()
         kinds = {
             name: value.__name__ if type(value) is types.ModuleType else ""
@@ -135,55 +152,78 @@ class Candidate(Child):
             except Gone:
                 return
             try:
-                answer = self.answer(*message)
+                answer = self.answered(*message)
             except Gone:
                 return
             except BaseException as error:  # exiting too: the judge fails the test that called
-                answer = ["raise", type(error).__name__, self._last_line(error)]
+                answer = {"raise": self.described(error)}
             flush()
             self.link.send(answer)
 
-    def answer(self, verb: str, subject: Any, arguments: Any) -> list[Any]:
+    def answered(self, verb: str, subject: Any, arguments: Any) -> dict[str, Any]:
+        """{"value" or "raise", "changed": arguments that can change and did, "names": likewise names of the program}."""
+        positional, named = arguments if verb == "call" else (arguments, {})
+        given = [from_wire(wire, self.thing) for wire in positional]
+        named = {name: from_wire(wire, self.thing) for name, wire in named.items()}
+        shown = containers([*given, *named.values()])
+        known = {id(value): number for number, value in enumerate(shown)}
+        before = [to_wire(value, self.handle, known, written_out=True) for value in shown]
+        answer: dict[str, Any] = {}
+        try:
+            result = self.done(verb, subject, given, named)
+            answer["value"] = to_wire(result, self.handle)
+        except Gone:
+            raise
+        except BaseException as error:
+            answer["raise"] = self.described(error)
+        after = [to_wire(value, self.handle, known, written_out=True) for value in shown]
+        answer["changed"] = {number: wire for number, wire in enumerate(after) if wire != before[number]}
+        now = {name: to_wire(self.names[name], self.handle) for name in self.watched if name in self.names}
+        answer["names"] = {name: wire for name, wire in now.items() if wire != self.watched[name]}
+        self.watched.update(now)
+        if verb == "get" and "value" in answer:
+            self.watched[subject] = answer["value"]
+        return answer
+
+    def done(self, verb: str, subject: Any, given: list[Any], named: dict[str, Any]) -> Any:
         if verb == "get":
-            return ["value", self.wire(self.names[subject])]
+            return self.names[subject]
         target = self.held[subject]
         if verb == "call":
-            return self.called(target, *arguments)
-        given = from_wire(arguments, self.thing)
+            return target(*given, **named)
         if verb == "read":
-            return ["value", self.wire(getattr(target, given))]
+            return getattr(target, *given)
         if verb == "set":
-            setattr(target, *given)
-            return ["value", None]
-        if verb == "item":
-            return ["value", self.wire(target[given])]
-        if verb in ("len", "bool"):
-            return ["value", len(target) if verb == "len" else bool(target)]
-        if verb == "iter":
-            return ["value", self.handle(iter(target))]
-        return ["value", self.wire(next(target))]
-
-    def called(self, target: Any, positional: list[Any], named: dict[str, Any]) -> list[Any]:
-        """The result, and what became of arguments that can change: the caller's own are changed likewise."""
-        values = [from_wire(wire, self.thing) for wire in positional]
-        result = target(*values, **{name: from_wire(wire, self.thing) for name, wire in named.items()})
-        changed: dict[int, Any] = {}
-        for index, value in enumerate(values):
-            if type(value) in (list, dict, set, bytearray) and (wire := self.wire(value)) != positional[index]:
-                changed[index] = wire
-        return ["value", self.wire(result), changed]
-
-    def wire(self, value: Any) -> Any:
-        return to_wire(value, self.handle)
+            return setattr(target, *given)
+        name, *others = given
+        if name not in FORWARDED:
+            raise TypeError(f"{name} is not forwarded")
+        return getattr(type(target), name)(target, *others)
 
     def handle(self, value: Any) -> list[Any]:
+        """["handle", [its number, what it can do, its content when its type is derived of a plain one]]."""
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.held)
             self.held.append(value)  # held for good, so that its id is no other's
-        return ["handle", self.numbers[id(value)]]
+        kind = type(value)
+        if kind not in self.able:
+            self.able[kind] = [name for name in (*FORWARDED, "__call__", "__hash__") if _has(kind, name)]
+        base = next((one for one in _BASES if one in kind.__mro__ and kind is not bool), None)
+        content = None if base is None else [to_wire(base.__getnewargs__(value)[0], self.handle)]  # type: ignore[attr-defined]
+        return ["handle", [self.numbers[id(value)], self.able[kind], content]]
 
     def thing(self, wire: list[Any]) -> Any:
         return self.held[wire[1]]
+
+    def described(self, error: BaseException) -> list[Any]:
+        """[its type's name, the nearest built-in exception's, its text, its arguments or None]."""
+        kind = type(error)
+        base = next(one.__name__ for one in kind.__mro__ if getattr(builtins, one.__name__, None) is one)
+        try:
+            arguments = [to_wire(value, self.handle) for value in error.args]
+        except Exception:
+            arguments = None
+        return [kind.__name__, base, self._last_line(error), arguments]
 
     def _last_line(self, error: BaseException) -> str:
         try:
@@ -191,6 +231,11 @@ class Candidate(Child):
         except BaseException:  # its own __str__ may do anything
             text = type(error).__name__
         return text.partition(": ")[2][:2000]
+
+
+def _has(kind: type, name: str) -> bool:
+    """Whether objects of `kind` can do `name`; what is None in a class cannot be done."""
+    return next((one.__dict__[name] for one in kind.__mro__ if name in one.__dict__), None) is not None
 
 
 def outcome(test: str, index: int, names: dict[str, Any], through: tuple[type[BaseException], ...] = ()) -> str | None:

@@ -34,7 +34,7 @@ FOLDER = "/sandbox"
 LABEL = "kintsugi.sandbox"
 _WORKER_MB = 64  # the worker's own, and the page tables of its forks
 _TRAVELLERS = (
-    "frames", "plain_data", "child", "judging", "holdings", "watching", "tidying", "keeping",
+    "frames", "plain_data", "handed", "child", "tests_text", "judging", "holdings", "watching", "tidying", "keeping",
     "confinement", "namespaces", "worker",
 )  # fmt: skip
 # Reads the worker's files from standard input and runs them: {"name": source} in the order of their imports.

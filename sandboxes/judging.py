@@ -4,30 +4,31 @@
     judge(setup, tests, link, say)                       # a second one: runs the tests against it
 
 `link` is the end of a socket pair. Values cross it by exact type (`plain_data.py`); whatever else the program returns
-crosses as a handle: it can be called, iterated, its attributes read and set, and it equals nothing but itself. What
-`setup` defines and what Python's builtins are called belongs to the tests, whatever the program defines. Where tests
-need the program's objects themselves (a class to catch or to inherit from, a function of theirs handed over), `judge`
-says ["alone", reason]: such tests run in the program's process. That is decided by the tests' text alone, which the
-program cannot change: whatever else cannot cross, such as an object that came of what the program returned, fails its
-test. `Candidate` is in `child.py`. Travels beside `worker.py`; standard library only. Leaves out: confinement of both
-processes.
+crosses as a handle (`Remote`), which can do what the object can but for operators of two sides, and equals nothing but
+itself. Arguments and names of the program that change there change here. What `setup` defines and what Python's
+builtins are called belongs to the tests, whatever the program defines. Where tests need the program's objects
+themselves (a class to catch or to inherit from, a function of theirs handed over, files that both use), `judge` says
+["alone", reason]: such tests run in the program's process. That is decided by the tests' text alone (`tests_text.py`),
+which the program cannot change: whatever else cannot cross, such as an object that came of what the program returned,
+fails its test. `Candidate` is in `child.py`. Travels beside `worker.py`; standard library only. Leaves out: confinement
+of both processes.
 """
 
 from __future__ import annotations
 
-import ast
 import builtins
 import importlib
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
+from child import FORWARDED, Say, compiled, outcome
 from child import Candidate as Candidate
-from child import Say, compiled, outcome
 from frames import Gone, Link
-from plain_data import Handed, from_wire, to_wire
+from plain_data import ITERATORS, containers, from_wire, refill, to_wire
+from tests_text import Text as Text
 
 
 class CannotSend(BaseException):
@@ -44,33 +45,54 @@ class Asker:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.known: dict[int, Remote] = {}
+        self.names: dict[str, Any] = {}  # what the tests see
+        self.taken: set[str] = set()  # of these, those that are the program's
         self.cannot = ""  # kept here as well: a test may swallow every exception
 
-    def ask(self, verb: str, subject: Any, arguments: Any = None, changing: tuple[Any, ...] = ()) -> Any:
-        self.link.send([verb, subject, arguments])
+    def ask(self, verb: str, subject: Any, positional: tuple[Any, ...] = (), named: dict[str, Any] | None = None) -> Any:
+        """What the program answers. Changed arguments and names of its are changed here, too, even when it raises."""
+        wires: Any = [self.wire(value) for value in positional]
+        if verb == "call":
+            wires = [wires, {name: self.wire(value) for name, value in (named or {}).items()}]
+        shown = containers([*positional, *(named or {}).values()])
+        self.link.send([verb, subject, wires])
+
+        def other(wire: Any) -> Any:
+            return shown[wire[1]] if wire[0] == "same" else self._remote(wire)
+
         try:
             answer = self.link.receive()
-            if answer[0] == "raise":
-                raise _exception(str(answer[1]), str(answer[2]))
-            value = from_wire(answer[1], self._remote)
-            for index, wire in (answer[2] if len(answer) > 2 else {}).items():
-                _overwrite(changing[int(index)], from_wire(wire, self._remote))
-            return value
-        except (TypeError, LookupError, RecursionError, ValueError) as error:
-            if getattr(error, "of_program", False):
-                raise
-            raise ProgramRaised(f"the answer is no value: {error}") from error
+            for number, wire in answer["changed"].items():
+                refill(shown[int(number)], from_wire(wire, other))
+            for name, wire in answer["names"].items():
+                self._renew(name, from_wire(wire, self._remote))
+            error = self._exception(answer["raise"], (verb, *positional[:1])) if "raise" in answer else None
+            value = None if error else from_wire(answer["value"], other)
+        except Exception as wrong:
+            raise ProgramRaised(f"the answer is no value: {wrong}") from wrong
+        if error:
+            raise error
+        return value
 
-    def call(self, subject: int, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        wires = [[self.wire(value) for value in positional], {name: self.wire(value) for name, value in named.items()}]
-        return self.ask("call", subject, wires, positional)
+    def take(self, name: str) -> None:
+        """Let the tests see the program's `name`, and follow its changes."""
+        self.names[name] = self.ask("get", name)
+        self.taken.add(name)
+
+    def _renew(self, name: str, value: Any) -> None:
+        if name in self.taken:
+            refill(self.names[name], value)  # other names of the tests may be for the same list
+            if type(self.names[name]) is not type(value) or self.names[name] != value:
+                self.names[name] = value
 
     def wire(self, value: Any) -> Any:
         return to_wire(value, self._hand_over)
 
     def _hand_over(self, value: Any) -> Any:
-        if type(value) is Remote:
+        if issubclass(type(value), Remote):
             return ["handle", value._number]
+        if type(value) in ITERATORS:
+            return ["iterator", [self.wire(item) for item in value]]
         self.cannot = f"the test hands over a {type(value).__name__}, which does not cross to the program's process"
         raise CannotSend(self.cannot)
 
@@ -80,67 +102,72 @@ class Asker:
         return found
 
     def _remote(self, wire: Any) -> Remote:
-        kind, number = wire
+        kind, (number, able, content) = wire
         if kind != "handle" or type(number) is not int:
             raise ValueError("neither plain nor a handle")
-        return self.known.setdefault(number, Remote(self, number))
+        if number not in self.known:
+            value = () if content is None else (from_wire(content[0], self._remote),)
+            made = _remote_class(frozenset(able), type(value[0]) if value else object)
+            remote = made.__new__(made, *value)
+            object.__setattr__(remote, "_asker", self)
+            object.__setattr__(remote, "_number", number)
+            self.known[number] = remote
+        return self.known[number]
+
+    def _exception(self, described: list[Any], asked: tuple[Any, ...]) -> BaseException:
+        """A built-in exception as it is; a program's own as one that is caught by the built-in name that it derives from."""
+        name, base, text, wires = described
+        kind = getattr(builtins, base)
+        stops = issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit) and asked != ("do", "__next__")
+        if not issubclass(kind, BaseException) or stops or (kind is BaseException and name == base):
+            return ProgramRaised(f"{name}: {text}")  # `all(map(f, cases))` would take a StopIteration for the end
+        if name != base:
+            bases = (ProgramRaised, kind) if issubclass(kind, Exception) else (ProgramRaised,)
+            kind = type(name, bases, {"__str__": lambda self: text, "__module__": "__main__"})
+        try:
+            return kind(*([text] if wires is None else [from_wire(wire, self._remote) for wire in wires]))
+        except Exception:  # one with arguments of its own, or with some that do not cross
+            return ProgramRaised(f"{name}: {text}")
 
 
 class Remote:
-    """Something of the program's that is not plain. Equal to itself alone."""
+    """Something of the program's that is not plain. Equal to itself alone, but where its type is derived of a plain one.
 
-    __slots__ = ("_asker", "_number")
-
-    def __init__(self, asker: Asker, number: int) -> None:
-        object.__setattr__(self, "_asker", asker)
-        object.__setattr__(self, "_number", number)
-
-    def __call__(self, *positional: Any, **named: Any) -> Any:
-        return self._asker.call(self._number, positional, named)
+    A namedtuple or an IntEnum is here as the tuple or number that it is, which compares by its content.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._asker.ask("read", self._number, name)
+        return self._asker.ask("read", self._number, (name,))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._asker.ask("set", self._number, self._asker.wire((name, value)))
+        self._asker.ask("set", self._number, (name, value))
 
-    def __getitem__(self, key: Any) -> Any:
-        return self._asker.ask("item", self._number, self._asker.wire(key))
-
-    def __bool__(self) -> bool:
-        return self._asker.ask("bool", self._number)
-
-    def __len__(self) -> int:
-        return self._asker.ask("len", self._number)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._asker.ask("iter", self._number)
-
-    def __next__(self) -> Any:
-        return self._asker.ask("next", self._number)
-
-    def __repr__(self) -> str:
-        return "<an object of the program>"
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("an object of the program cannot be copied outside its process")
 
 
-def _exception(name: str, text: str) -> Exception:
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError):
-        error = kind(text)
-    else:
-        error = ProgramRaised(f"{name}: {text}")
-    error.of_program = True  # type: ignore[attr-defined]
-    return error
+def _call(self: Any, /, *positional: Any, **named: Any) -> Any:
+    return self._asker.ask("call", self._number, positional, named)
 
 
-def _overwrite(old: Any, new: Any) -> None:
-    if type(old) is type(new) is list or type(old) is type(new) is bytearray:
-        old[:] = new
-    elif type(old) is type(new) and type(old) in (dict, set):
-        old.clear()
-        old.update(new)
+@cache
+def _remote_class(able: frozenset[str], base: type) -> type:
+    """One whose objects can do what the program's object can; of a plain `base`, what that can."""
+
+    def forward(name: str) -> Any:
+        return lambda self, *given: self._asker.ask("do", self._number, (name, *given))
+
+    if base not in (object, int, float, str, bytes, tuple):
+        raise ValueError(f"a handle of a {base}")
+    wanted = FORWARDED & able if base is object else {"__str__", "__repr__", "__format__"} & able
+    methods = {name: forward(name) for name in wanted}
+    if "__call__" in able:
+        methods["__call__"] = _call
+    if "__hash__" not in able:
+        methods["__hash__"] = None
+    return type("Remote", (Remote,) if base is object else (Remote, base), methods)
 
 
 def judge(setup: str, tests: list[str], link: Link, say: Say) -> None:
@@ -154,34 +181,38 @@ def judge(setup: str, tests: list[str], link: Link, say: Say) -> None:
             return
         say(["ready"])
         text = Text(setup, tests)
-        link.send("go")
-        kinds = link.receive()
         if text.alone:
             say(["alone", text.alone])
             return
+        link.send("go")
         asker = Asker(link)
-        names = _names(setup, text.shared & dict(kinds).keys(), kinds, asker)
-        if isinstance(names, str):
-            for index in range(len(tests)):
-                say([index, names])
-        else:
-            for index, test in enumerate(tests):
-                error = outcome(test, index, names, through=(Gone,))
-                say([index, asker.could_not() or error])
+        wrong = _prepare(asker, setup, text)
+        for index, test in enumerate(tests):
+            error = wrong or outcome(test, index, asker.names, through=(Gone,))
+            say([index, asker.could_not() or error])
     except Gone:
         say(["gone"])
 
 
-def _names(setup: str, shared: set[str], kinds: dict[str, Any], asker: Asker) -> dict[str, Any] | str:
-    """What the tests see; or why their setup failed."""
-    names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
-    for name in shared:
-        names[name] = _module(name, kinds[name]) or asker.ask("get", name)
+def _prepare(asker: Asker, setup: str, text: Text) -> str:
+    """Give the tests their names and run their setup; why that failed, or ""."""
+    asker.names.update(text.modules, __name__="__main__", __builtins__=builtins)
     try:
-        exec(compiled(setup, "setup.py"), names)
-    except (Exception, CannotSend) as error:
+        kinds = dict(asker.link.receive())
+    except Exception as error:  # a program that no longer answers as it should
+        raise Gone(str(error)) from error
+    try:
+        for name in text.shared & kinds.keys():
+            if module := _module(name, kinds[name]):
+                asker.names[name] = module
+            else:
+                asker.take(name)
+        exec(compiled(setup, "setup.py"), asker.names)
+    except Gone:
+        raise
+    except BaseException as error:
         return f"setup: {asker.could_not() or traceback.format_exception_only(error)[-1].strip()}"
-    return names if not (cannot := asker.could_not()) else f"setup: {cannot}"
+    return f"setup: {cannot}" if (cannot := asker.could_not()) else ""
 
 
 def _module(name: str, claimed: Any) -> types.ModuleType | None:
@@ -190,59 +221,3 @@ def _module(name: str, claimed: Any) -> types.ModuleType | None:
     if type(claimed) is str and claimed in standard and (name == claimed or name not in standard):
         return importlib.import_module(claimed)
     return None
-
-
-class Text:
-    """What the tests' text says. shared: names that it takes from the program. alone: why it needs one process, or ""."""
-
-    def __init__(self, setup: str, tests: list[str]) -> None:
-        trees = [tree for source in (setup, *tests) if (tree := _parsed(source)) is not None]
-        nodes = [node for tree in trees for node in ast.walk(tree)]
-        bound = {name for node in nodes for name in _binds(node)}
-        foreign = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
-        own = foreign - set(dir(builtins))
-        calls = [
-            {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-            for tree in trees[1:]
-        ]
-        # `assert sum(10, 15) == 6` tests a program's own `sum`, where nothing else in any of the tests could be the
-        # program's; in `assert abs(area(2) - 3) < 1` and `assert abs(result - 3) < 1` it would be a forged `abs`.
-        shadowing = set.intersection(*calls) - bound if calls and not own else set()
-        self.shared = own | shadowing if len(shadowing) == 1 else own
-        classes = {name for node in nodes for name in _as_class(node)} & own
-        if classes:
-            self.alone = f"the tests need the program's {', '.join(sorted(classes))} itself"
-        else:
-            handed = Handed(nodes, self.shared, bound).to_program()
-            self.alone = f"the tests hand over {handed}" if handed else ""
-
-
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _binds(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-        return [node.id]
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
-    return [node.arg] if isinstance(node, ast.arg) else []
-
-
-def _as_class(node: ast.AST) -> list[str]:
-    """Names used where only a class itself will do."""
-    places: list[ast.AST | None] = []
-    if isinstance(node, ast.ExceptHandler):
-        places = [node.type]
-    elif isinstance(node, ast.ClassDef):
-        places = [*node.bases]
-    elif isinstance(node, ast.MatchClass):
-        places = [node.cls]
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
-        places = [*node.args[1:2]]
-    return [one.id for place in places if place for one in ast.walk(place) if isinstance(one, ast.Name)]

@@ -81,6 +81,7 @@ def test_objects_are_used_and_never_equal(sandbox: LocalSandbox) -> None:
         "class Node:\n    def __init__(self, data): self.data, self.next = data, None\n"
         "    def double(self): return self.data * 2\n"
         "    def __eq__(self, other): return True\n"
+        "node = lambda data: Node(data)\n"
         "def length(node): return 0 if node is None else 1 + length(node.next)\n"
         "def squares(n):\n    for i in range(n): yield i * i\n"
     )
@@ -88,7 +89,7 @@ def test_objects_are_used_and_never_equal(sandbox: LocalSandbox) -> None:
     tests = [
         "assert length(root) == 2 and root.next.data == 4 and root.double() == 6",
         "assert list(squares(4)) == [0, 1, 4, 9] and next(squares(2)) == 0",
-        "assert not (Node(1) == 1) and Node(1) != Node(1) and root == root",
+        "assert not (node(1) == 1) and node(1) != node(1)\nsame = node(1)\nassert same == same",
     ]
     passes(sandbox.run_tests(code, tests, setup=setup))
 

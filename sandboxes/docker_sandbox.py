@@ -19,10 +19,10 @@ import os
 import secrets
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from kintsugi.errors import ConfigError, SandboxError, missing_extra
+from kintsugi.sandboxes.boot import BOOT, sources
 from kintsugi.sandboxes.interpreter_files import interpreter
 from kintsugi.sandboxes.sandbox import Limits
 from kintsugi.sandboxes.worker_pool import WorkerFailed, WorkerLine, WorkerPool, num_cores
@@ -33,26 +33,6 @@ FOLDER = "/sandbox"
 """The worker's, on the read-only root; programs have the tmpfs `run` in it."""
 LABEL = "kintsugi.sandbox"
 _WORKER_MB = 64  # the worker's own, and the page tables of its forks
-_TRAVELLERS = (
-    "frames", "plain_data", "handed", "child", "tests_text", "judging", "holdings", "watching", "tidying", "keeping",
-    "confinement", "namespaces", "worker",
-)  # fmt: skip
-# Reads the worker's files from standard input and runs them: {"name": source} in the order of their imports.
-_BOOT = """
-import json, os, sys, types
-def exactly(count):
-    parts = b""
-    while len(parts) < count:
-        part = os.read(0, count - len(parts))
-        if not part: os._exit(0)
-        parts += part
-    return parts
-for name, source in json.loads(exactly(int.from_bytes(exactly(4), "big"))).items():
-    module = sys.modules[name] = types.ModuleType(name)
-    module.__file__ = "/kintsugi/" + name + ".py"
-    exec(compile(source, module.__file__, "exec"), module.__dict__)
-sys.modules["worker"].main()
-"""
 
 
 def unavailable() -> str | None:
@@ -105,8 +85,7 @@ class DockerWorker(WorkerLine):
                 stream = client.attach_socket(self.container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
                 self._stream, self._socket = stream, getattr(stream, "_sock", stream)
                 client.start(self.container)
-            sources = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in _TRAVELLERS}
-            self.begin(sources, settings)
+            self.begin(sources(), settings)
         except DockerException as error:
             self.close()
             raise WorkerFailed(f"the engine refused a container: {error}") from error
@@ -280,7 +259,7 @@ def _options(client: Any, image: str, limits: Limits, *, own: bool, label: str) 
     flags = ["-I", "-B", "-X", "utf8", *([] if own else ["-S"])]
     return {
         "image": image,
-        "entrypoint": [python, *flags, "-c", _BOOT],
+        "entrypoint": [python, *flags, "-c", BOOT],
         "command": [],
         "host_config": host,
         "user": "65534:65534",

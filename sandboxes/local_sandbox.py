@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kintsugi.sandboxes.boot import BOOT, sources
 from kintsugi.sandboxes.interpreter_files import interpreter, shared_libraries
 from kintsugi.sandboxes.sandbox import Limits
 from kintsugi.sandboxes.worker_pool import WorkerLine, WorkerPool, num_cores
@@ -59,9 +60,8 @@ class LocalWorker(WorkerLine):
         self._socket = ours
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         try:
-            script = str(Path(__file__).with_name("worker.py"))
             self.process = subprocess.Popen(
-                [interpreter(), "-I", "-S", "-B", "-X", "utf8", script, str(folder)],
+                [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", BOOT, str(folder)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=self._errors,
@@ -78,7 +78,7 @@ class LocalWorker(WorkerLine):
             theirs.close()
         self.name = f"worker {self.process.pid}"
         try:
-            self.begin(settings | {"folder": str(folder)})
+            self.begin(sources(), settings | {"folder": str(folder)})
         except BaseException:
             self.kill()
             self.close()

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from types import CodeType
 from typing import Any
 
-from handed import Handed, arguments, assigned, root_of
+from handed import Handed, assigned, root_of
 
 STATE = frozenset(
     str.split("""
@@ -41,12 +41,6 @@ STATE = frozenset(
 )
 """What of the library works on the process or the objects of whoever calls it: tests that use it share the program's."""
 
-_HARMLESS = frozenset(
-    str.split("""
-    abs all any bool bytes callable complex delattr dict enumerate filter float format frozenset getattr hasattr hash id int
-    isinstance issubclass iter len list map next print range repr reversed round set setattr str tuple type zip
-    """)
-)
 _CHANGING = frozenset(
     str.split("""
     add append appendleft clear difference_update discard extend extendleft insert intersection_update pop popitem popleft
@@ -121,7 +115,7 @@ class Text:
             return "the tests change what the program holds"
         elif isinstance(node, ast.Await):
             return "the tests wait for the program's coroutines"
-        elif any(self._is_made(one) for one in _operands(node)):
+        elif self._operates(node):
             return "the tests use operators of the program's objects"
         return ""
 
@@ -131,6 +125,41 @@ class Text:
             return False
         held = any(isinstance(one, ast.Attribute) for one in ast.walk(node))
         return root_of(node) in self.shared or (held and self.handed.of_program(node))
+
+    def _operates(self, node: ast.AST) -> bool:
+        """Whether an operator works on objects of the program's classes: not where its other side is plain text.
+
+        MBPP's `assert Diff([1, 2]) == 1` is a function's result; `Point(1) == Point(1)` has two objects compared.
+        """
+        if isinstance(node, ast.BinOp):
+            return self._is_made(node.left) and self._is_made(node.right)
+        if isinstance(node, ast.AugAssign):
+            return self._is_made(node.target) and self._is_made(node.value)
+        if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+            return any(map(self._is_made, node.comparators))
+        if isinstance(node, ast.Compare) and not all(isinstance(one, ast.Is | ast.IsNot) for one in node.ops):
+            both = [node.left, *node.comparators]
+            return any(map(self._is_made, both)) and not any(map(self._is_plain, both))
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("max", "min", "sorted", "sum")
+        ):
+            given = node.args if len(node.args) > 1 else getattr(node.args[0], "elts", []) if node.args else []
+            return not any(one.arg == "key" for one in node.keywords) and any(map(self._is_made, given))
+        return False
+
+    def _is_plain(self, node: ast.AST) -> bool:
+        """Whether the text itself says that it is plain data."""
+        if isinstance(node, ast.Constant | ast.JoinedStr) or (
+            isinstance(node, ast.Name) and node.id in self.handed.tests_own
+        ):
+            return True
+        if isinstance(node, ast.UnaryOp):
+            return self._is_plain(node.operand)
+        if isinstance(node, ast.BinOp):
+            return self._is_plain(node.left) and self._is_plain(node.right)
+        return isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict) and not self._is_made(node)
 
     def _follow_made(self) -> None:
         """Find names that hold objects of the program's classes, which are told by their capital letter."""
@@ -248,20 +277,6 @@ def _as_class(node: ast.AST) -> list[str]:
             second = name.startswith("is") or name.endswith("Instance")
             places = [*(node.args[1:2] if second else node.args[:1])]
     return [one.id for place in places if place for one in ast.walk(place) if isinstance(one, ast.Name)]
-
-
-def _operands(node: ast.AST) -> list[ast.AST]:
-    """What an operator, or a function that uses operators, works on."""
-    if isinstance(node, ast.BinOp):
-        return [node.left, node.right]
-    if isinstance(node, ast.AugAssign):
-        return [node.target, node.value]
-    if isinstance(node, ast.Compare) and not all(isinstance(one, ast.Is | ast.IsNot) for one in node.ops):
-        both = [node.left, *node.comparators]
-        return [] if any(isinstance(one, ast.Constant) and one.value is None for one in both) else both
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not any(one.arg == "key" for one in node.keywords):
-        return arguments(node) if hasattr(builtins, node.func.id) and node.func.id not in _HARMLESS else []
-    return []
 
 
 def _like_class(name: str) -> bool:

@@ -1,6 +1,6 @@
 """The worker: one warm interpreter that forks once per program, on this machine or in a container.
 
-    python -I -S worker.py [FOLDER]               FOLDER only names the worker among the machine's processes
+    python -I -S -c BOOT [FOLDER]                 see `boot.py`; FOLDER only names it among the machine's processes
 
 Frames on standard input and output: four bytes of length (big-endian), then JSON. First the launcher sends its
 settings (see `Settings`) and the worker says `{"rung", "guarantees"}`. Then each request `{"code", "stdin", "files",
@@ -35,7 +35,6 @@ import time
 import traceback
 from typing import Any, NamedTuple, NoReturn
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confinement as confine
 import namespaces
 from child import Child, Say, flush
@@ -45,8 +44,6 @@ from judging import Candidate, Link, judge
 from keeping import keep
 from tidying import tidy, wipe_system_v
 from watching import Place, Watch, descendants
-
-sys.path.pop(0)
 
 DESCRIPTORS = 64
 """That a program may hold: each may stand for 208 KiB of a socket's buffer, or for a deleted file."""
@@ -361,6 +358,14 @@ def inside(settings: Settings) -> Settings:
     return settings
 
 
+def step_aside() -> None:
+    """Leave names such as `frames` to programs: their imports find their own files, and nothing of the worker's."""
+    for name, module in [*sys.modules.items()]:  # what functions need of theirs stays with them
+        if os.path.dirname(getattr(module, "__file__", None) or "") == os.path.dirname(__file__):
+            del sys.modules[name]
+    sys.orig_argv[1:] = sys.argv[1:] = []
+
+
 def main() -> None:
     told = read_frame(0)
     if told is None:
@@ -378,6 +383,7 @@ def main() -> None:
     if os.getuid() == 0 and settings.rung != confine.NAMESPACES:
         reachable_library()
     worker = Worker(settings, seed)
+    step_aside()
     gc.collect()
     gc.freeze()
     try:
@@ -387,7 +393,3 @@ def main() -> None:
         traceback.print_exc()
     finally:
         os._exit(3)
-
-
-if __name__ == "__main__":
-    main()

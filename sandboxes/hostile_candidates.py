@@ -120,6 +120,17 @@ g = f
             "class solver:\n    area = lambda x: 0\nabs = lambda x: 0",
         ),
         (
+            "forges_a_module",
+            ("assert math.isclose(f(1), 1)",),
+            "class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return 99",
+        ),
+        ("ends_the_tests_loop", ("assert all(map(lambda x: f(x) == x + 1, [1, 2]))",), "def f(x): raise StopIteration"),
+        (
+            "can_do_everything",
+            ("assert callable(f(1))", "assert hasattr(f(1), '__len__')", "assert 3 in f(1)", "assert abs(f(1) - 3) < 1e-3"),
+            "f = lambda x: type('E', (), {'__contains__': lambda s, o: True, '__sub__': lambda s, o: 0})()",
+        ),
+        (
             "asks_for_one_process",
             ("assert f(reversed(g(3))) == 2", "assert f(g(1)) == 3"),
             "class E:\n    def __eq__(self, o): return True\ndef f(x): return E()\ndef g(n): return {n: n}",

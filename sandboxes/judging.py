@@ -5,7 +5,7 @@
 
 `link` is the end of a socket pair. Values cross it by exact type (`plain_data.py`); whatever else the program returns
 crosses as a handle (`Remote`), which can do what the object can but for operators of two sides, and equals nothing but
-itself. Arguments and names of the program that change there change here. What `setup` defines and what Python's
+itself (a namedtuple is a tuple here, whose content the judge compares). Arguments and names of the program that change there change here. What `setup` defines and what Python's
 builtins are called belongs to the tests, whatever the program defines. Where tests need the program's objects
 themselves (a class to catch or to inherit from, a function of theirs handed over, files that both use), `judge` says
 ["alone", reason]: such tests run in the program's process. That is decided by the tests' text alone (`tests_text.py`),
@@ -108,7 +108,7 @@ class Asker:
         if number not in self.known:
             value = () if content is None else (from_wire(content[0], self._remote),)
             made = _remote_class(frozenset(able), type(value[0]) if value else object)
-            remote = made.__new__(made, *value)
+            remote: Any = made.__new__(made, *value)
             object.__setattr__(remote, "_asker", self)
             object.__setattr__(remote, "_number", number)
             self.known[number] = remote

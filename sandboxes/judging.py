@@ -5,13 +5,13 @@
 
 `link` is the end of a socket pair. Values cross it by exact type (`plain_data.py`); whatever else the program returns
 crosses as a handle (`Remote`), which can do what the object can but for operators of two sides, and equals nothing but
-itself (a namedtuple is a tuple here, whose content the judge compares). Arguments and names of the program that change there change here. What `setup` defines and what Python's
-builtins are called belongs to the tests, whatever the program defines. Where tests need the program's objects
-themselves (a class to catch or to inherit from, a function of theirs handed over, files that both use), `judge` says
-["alone", reason]: such tests run in the program's process. That is decided by the tests' text alone (`tests_text.py`),
-which the program cannot change: whatever else cannot cross, such as an object that came of what the program returned,
-fails its test. `Candidate` is in `child.py`. Travels beside `worker.py`; standard library only. Leaves out: confinement
-of both processes.
+itself (a namedtuple is a tuple here, whose content the judge compares). Arguments and names of the program that change
+there change here. What `setup` defines and what Python's builtins are called belongs to the tests, whatever the program
+defines. Where tests need the program's objects themselves (a class to catch or to inherit from, a function of theirs
+handed over, files that both use), `judge` says ["alone", reason]: such tests run in the program's process. That is
+decided by the tests' text alone (`tests_text.py`), which the program cannot change: whatever else cannot cross, such as
+an object that came of what the program returned, fails its test. `Candidate` is in `child.py`. Travels beside
+`worker.py`; standard library only. Leaves out: confinement of both processes.
 """
 
 from __future__ import annotations

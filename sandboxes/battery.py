@@ -42,11 +42,13 @@ SHORT = Limits(wall_s=1.0, cpu_s=0.5, memory_mb=128, processes=16, output_bytes=
 GROWTH_MB = 50.0
 _VICTIM = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"]
 _LOOK = (
-    "import colorsys, fcntl, json, os, random\n"
-    "flags = fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND)\n"
-    "print(sorted(os.listdir('.')), json.loads('[1]'), 'LEFT' in os.environ, flags, 6 * 7)"
+    "import colorsys, fcntl, json, os, random, tempfile\n"
+    "flags, own = fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND), os.stat('.')\n"
+    "print(sorted(os.listdir('.')), os.listxattr('.'), oct(own.st_mode), min(own.st_mtime, own.st_atime) > 1e9)\n"
+    "with tempfile.NamedTemporaryFile('w', delete=False) as file: file.write('[1]')\n"
+    "print(json.load(open(file.name)), 'LEFT' in os.environ, flags, 6 * 7)"
 )
-_SEEN = "[] [1] False 0 42\n"
+_SEEN = "[] [] 0o40700 True\n[1] False 0 42\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,7 @@ def attempt(sandbox: Sandbox, program: Hostile, host: Host) -> Outcome:
         wrong.append(f"{left - processes} processes are left")
     if (grown := resident_mb() - memory) > GROWTH_MB:
         wrong.append(f"the caller grew by {grown:.0f} MB")
-    promised = program.guarantee == "verdicts" or program.guarantee in sandbox.guarantees
+    promised = program.guarantee in sandbox.guarantees
     return Outcome(
         name=program.name,
         kind=program.kind,
@@ -238,14 +240,13 @@ def resident_mb() -> float:
 def summary(sandbox: Sandbox, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """One row a guarantee: whether it is promised here, how many attacks on it were run, what breached or went wrong."""
     rows: list[dict[str, Any]] = []
-    meanings = {**GUARANTEES, "verdicts": "a program cannot make tests pass that it does not pass"}
-    for name, meaning in meanings.items():
+    for name, meaning in GUARANTEES.items():
         mine = [outcome for outcome in outcomes if outcome.guarantee == name]
         rows.append(
             {
                 "guarantee": name,
                 "means": meaning,
-                "promised": name == "verdicts" or name in sandbox.guarantees,
+                "promised": name in sandbox.guarantees,
                 "attacks": len(mine),
                 "breached": [f"{one.name}: {one.breached[0]}" for one in mine if one.breached],
                 "wrong": [f"{one.name}: {one.wrong[0]}" for one in mine if one.wrong],
@@ -268,11 +269,12 @@ def examine(kind: str, rung: str = "auto", workers: int = 2, only: Sequence[str]
     with sandbox:
         outcomes = battery(sandbox, [program for program in HOSTILE if not only or program.name in only])
         rows, stats = summary(sandbox, outcomes), sandbox.stats()
+        promised = "clean_state" in sandbox.guarantees  # then no program may cost a worker
         backend = sandbox.run("print(1)").backend
     return {
         "backend": backend,
         "user": "root" if os.getuid() == 0 else "an ordinary user",
-        "held": all(outcome.held for outcome in outcomes) and not stats.replaced,
+        "held": all(outcome.held for outcome in outcomes) and not (stats.replaced and promised),
         "replaced": stats.replaced,
         "seconds": round(time.monotonic() - started, 1),
         "guarantees": rows,

@@ -256,6 +256,18 @@ n = {'x86_64': (278, 30, 31, 65, 66, 69, 70, 71, 220, 241), 'aarch64': (75, 196,
 for number in n[os.uname().machine]:
     if libc.syscall(number, -1, None, 0, 0, 0) >= 0 or ctypes.get_errno() != 1: print('BREACH', number)
 
+#### what_all_share | privileges | kernel_surface | any
+import fcntl, struct
+n = {'x86_64': (206, 306, 222), 'aarch64': (0, 267, 107)}[os.uname().machine]
+c, own, lib = ctypes.c_ulong(0), open('own', 'w'), os.open(os.__file__, os.O_RDONLY)
+calls('asynchronous input', 'syscall', n[0], 100, ctypes.byref(c))
+calls('syncfs', 'syscall', n[1], own.fileno())
+calls('timer', 'syscall', n[2], 1, None, ctypes.byref(c))
+tries('flock', lambda: fcntl.flock(os.open('/dev/null', os.O_RDONLY), 2 | 4))
+tries('notices', lambda: fcntl.fcntl(os.open('.', os.O_RDONLY), 1026, 2))
+tries('lease', lambda: fcntl.fcntl(own, 1024, 1))
+for request in (0x40086602, 0x40087602): tries('flags', lambda: fcntl.ioctl(lib, request, struct.pack('q', 0)))
+
 #### daemon | daemons | clean_state | ok
 import time
 if os.fork() == 0:
@@ -317,6 +329,21 @@ os.symlink('/', 'link')
 import fcntl
 fcntl.fcntl(0, 4, os.O_NONBLOCK | os.O_APPEND)
 fcntl.flock(0, 2)
+
+#### marks_its_folder | state | clean_state | any
+import fcntl, struct
+acl = struct.pack('<I', 2) + b''.join(struct.pack('<HHI', tag, 0, 2**32 - 1) for tag in (1, 4, 32))
+for p in ('.', '..'):
+    tries('mark', lambda: os.setxattr(p, 'user.left', b'x'))
+    tries('no rights', lambda: os.setxattr(p, 'system.posix_acl_default', acl))
+    try: os.utime(p, (12345, 12345))
+    except OSError: pass
+tries('flags', lambda: fcntl.ioctl(os.open('.', os.O_RDONLY), 0x40086602, struct.pack('q', 0xC0)))
+
+#### closes_its_folder | state | clean_state | any
+for p in ('..', '.'):
+    try: os.chmod(p, 0)
+    except OSError: pass
 
 #### patches_the_interpreter | state | clean_state | any
 import builtins, json, random

@@ -38,14 +38,23 @@ time.sleep(0.5)
 print('BREACH', sum(os.fstat(one).st_blocks for one in f) >> 11, 'MiB')
 
 #### deleted_and_mapped_files | filling | files_size | any
-import mmap, time
-m = []
-for n in range(8):
+import time
+libc.mmap.restype, n, word = ctypes.c_void_p, 0, ctypes.c_size_t
+for _ in range(8):
     f = os.open('x', os.O_RDWR | os.O_CREAT); os.unlink('x')
     for _ in range(3): os.write(f, bytes(2**20))
-    m.append(mmap.mmap(f, 4096)); os.close(f)
+    n += libc.mmap(None, word(4096), 1, 1, f, word(0)) != 2**64 - 1; os.close(f)  # Python's mmap keeps a descriptor
 time.sleep(0.5)
-print('BREACH', len(m) * 3, 'MiB')
+print('BREACH', n * 3, 'MiB')
+
+#### closed_folder | filling | files_size | any
+import time
+os.mkdir('d', 0o300)
+for n in range(8):
+    f = os.open(f'd/{n}', os.O_WRONLY | os.O_CREAT)
+    for _ in range(3): os.write(f, bytes(2**20))
+time.sleep(0.5)
+print('BREACH 24 MiB')
 
 #### shared_memory | filling | memory | any
 for name in range(64):
@@ -71,6 +80,26 @@ p = []
 while True:
     a, b = os.pipe(); p += [a, b]; os.set_blocking(b, False); os.write(b, bytes(65536))
     if len(p) > 300: print('BREACH pipes')
+
+#### pipes_of_many | filling | memory | any
+import time
+r, w = os.pipe()
+for _ in range(13):
+    if os.fork() == 0:
+        keep = [os.pipe() for _ in range(28)]; os.write(w, b'.'); time.sleep(9)
+for _ in range(13): os.read(r, 1)
+time.sleep(0.5)
+print('BREACH', 13 * 28, 'pipes')
+
+#### many_mappings | memory | memory | stopped
+import time
+word, n = ctypes.c_size_t, 24000
+libc.mmap.restype = ctypes.c_void_p
+at = libc.mmap(None, word(n * 4096), 3, 0x22, -1, word(0))
+for page in range(0, n, 2): libc.mprotect(ctypes.c_void_p(at + page * 4096), word(4096), 1)
+for _ in range(13):
+    if os.fork() == 0: break
+time.sleep(9)
 
 #### socket_buffers | filling | memory | any
 import socket, time

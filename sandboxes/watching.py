@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from holdings import VMA_BYTES, count_held
@@ -91,11 +92,7 @@ class Watch:
         """Kill the program, and with it all that it started: a process must run to die, and a bomb would not let it."""
         if not self.killed:
             self.killed, self.note = status, note
-            for pid in dict.fromkeys([self.pid, *self.family]):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            kill_all(lambda: dict.fromkeys([self.pid, *self.family]))
 
     @property
     def ended_alone(self) -> bool:
@@ -275,6 +272,26 @@ def said(report: bytes, nonce: bytes) -> list[list[Any]]:
         if isinstance(words, list):
             lines.append(words)
     return lines
+
+
+def kill_all(find: Callable[[], Iterable[int]]) -> None:
+    """Stop all that `find` finds, until it finds no more; then kill them: each one killed makes room for a bomb's next."""
+    stopped: dict[int, None] = {}
+    for _ in range(20):
+        new = [pid for pid in find() if pid not in stopped]
+        if not new:
+            break
+        _signal(new, signal.SIGSTOP)
+        stopped |= dict.fromkeys(new)
+    _signal(stopped, signal.SIGKILL)
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
 
 
 def descendants() -> list[int]:

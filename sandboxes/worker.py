@@ -39,11 +39,11 @@ import confinement as confine
 import namespaces
 from child import Child, Say, flush
 from frames import as_input, read_frame, write_frame
-from holdings import threads_of
+from holdings import ThreadCount
 from judging import Candidate, Link, judge
 from keeping import keep
 from tidying import tidy, wipe_system_v
-from watching import Place, Watch, descendants
+from watching import Place, Watch, descendants, kill_all
 
 DESCRIPTORS = 64
 """That a program may hold: each may stand for 208 KiB of a socket's buffer, or for a deleted file."""
@@ -130,7 +130,7 @@ class Worker:
         self.system_v = uid if plain and uid is not None else os.getuid() if plain and self.container else None
         self.first_of_world = os.getpid() == 1
         self.files_mb = settings.files_mb if settings.rung == confine.NAMESPACES else 0.0
-        self.other_processes = self._other_processes()
+        self.users_threads = ThreadCount(os.getuid())
 
     def _other_processes(self) -> int | None:
         """Threads that the program's uid has already: RLIMIT_NPROC counts them too. None: it would count others.
@@ -143,7 +143,7 @@ class Worker:
             return None
         if self.confinement.uid is not None or self.confinement.rung == confine.NAMESPACES:
             return 1 if self.confinement.uid is None else 0
-        return threads_of(os.getuid()) + 1000
+        return self.users_threads.now() + 112
 
     def serve(self) -> None:
         confinement = self.confinement
@@ -165,6 +165,7 @@ class Worker:
         if self.files_mb and self.files_mb != limits["files_mb"]:
             self.files_mb = limits["files_mb"]
             namespaces.resize(int(self.files_mb) + 1)
+        self.other_processes = self._other_processes()
         stdin = as_input(request["stdin"].encode("utf-8", "surrogatepass"))
         pipes = [os.pipe() for _ in range(3)]  # standard output, standard error, report
         nonce = os.urandom(12).hex().encode()
@@ -322,11 +323,7 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)  # everything but this process 1, at once: no fork slips by
             return
-        for pid in descendants():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_all(descendants)
 
 
 def sayer(report: int, nonce: bytes) -> Say:

@@ -12,11 +12,13 @@ ROOMS = ("kintsugi", "agents", "graphs", "sandboxes", "training")
 MODULES = sorted({path.resolve() for room in ROOMS for path in (ROOT / room).rglob("*.py")})
 
 ALLOWED = {
-    "sandboxes/child.py": {"exec"},  # in a confined fork of the worker: this is where programs run
+    "sandboxes/child.py": {"exec", "compile"},  # in a confined fork of the worker: this is where programs run
     "sandboxes/judging.py": {"exec"},  # the tests, in a confined fork of their own
+    "sandboxes/tests_text.py": {"compile"},  # there too, and never run: the compiler tells whose a name is
+    "sandboxes/tests_text.py": {"compile"},  # to read which names tests use; what it gives is never run
 }
-"""What may execute text, and with what. The container's own start (`docker_sandbox._BOOT`) runs the worker's files."""
-EXECUTORS = {"exec", "eval", "execfile", "__import__"}
+"""What may execute text, and with what. A worker's own start (`boot.BOOT`) runs the worker's files."""
+EXECUTORS = {"exec", "eval", "execfile", "compile", "__import__"}
 MODULES_OF_THEM = {
     "pickle": {"load", "loads"},
     "marshal": {"load", "loads"},
@@ -29,6 +31,9 @@ def executions(source: str) -> set[str]:
     """Calls that execute text or objects: `exec(...)`, `pickle.loads(...)`, `subprocess.run(..., shell=True)`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names = {*MODULES_OF_THEM.get(node.module or "", ()), *(EXECUTORS if node.module == "builtins" else ())}
+            found |= {f"{node.module}.{one.name}" for one in node.names if one.name in names}
         if not isinstance(node, ast.Call):
             continue
         called = node.func
@@ -56,6 +61,9 @@ def test_no_text_is_executed(path: Path) -> None:
 def test_the_search_finds_what_it_looks_for() -> None:
     assert executions("exec(x)\nbuiltins.eval(y)\npickle.loads(z)\nos.system('a')\nrun(c, shell=True)") == {
         "exec", "eval", "pickle.loads", "os.system", "shell",
+    }  # fmt: skip
+    assert executions("from os import system\nfrom builtins import exec as run\ncompile(x, y, 'exec')") == {
+        "os.system", "builtins.exec", "compile",
     }  # fmt: skip
     assert executions("model.eval()\nre.compile('x')\nrun(c, shell=False)") == set()
     assert set(ALLOWED) <= {str(path.relative_to(ROOT)) for path in MODULES}

@@ -14,7 +14,6 @@ MODULES = sorted({path.resolve() for room in ROOMS for path in (ROOT / room).rgl
 ALLOWED = {
     "sandboxes/child.py": {"exec", "compile"},  # in a confined fork of the worker: this is where programs run
     "sandboxes/judging.py": {"exec"},  # the tests, in a confined fork of their own
-    "sandboxes/tests_text.py": {"compile"},  # there too, and never run: the compiler tells whose a name is
     "sandboxes/tests_text.py": {"compile"},  # to read which names tests use; what it gives is never run
 }
 """What may execute text, and with what. A worker's own start (`boot.BOOT`) runs the worker's files."""

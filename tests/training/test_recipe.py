@@ -164,7 +164,7 @@ def test_good_options_pass() -> None:
 
 def test_alfworlds_second_tries_stand_beside_its_self_training() -> None:
     """Nothing but the second tries differs: the same start, games, steps and number of replayed episodes, and one budget."""
-    overrides = ["explore.budget_tokens=110000", "episode.wave=60"]
+    overrides = ["explore.budget_tokens=75000", "episode.wave=60"]
     plain, tries = (load_recipe(name, overrides) for name in ("alfworld", "alfworld_rerest"))
     parts = ["environment", "model", "warm_start", "episode", "explore", "select", "learn", "evaluate", "gate", "rounds"]
     for part in parts:

@@ -7,6 +7,7 @@ seconds, whatever a recipe's own warm start needs for that.
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ max_drop = 0.15
 [control]
 enabled = true
 """
+
+
+def pytest_configure() -> None:
+    """Tests that run in the background inherit that Ctrl-C is ignored, and so would every command that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

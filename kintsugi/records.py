@@ -349,11 +349,21 @@ _SCALARS = frozenset((int, float, str, bool, type(None)))
 _KINDS: dict[str, type] = {cls.kind: cls for cls in (Observation, Action, Verdict, Critique)}
 
 
+def shown(record: Any) -> dict[str, Any]:
+    """The fields of a record that its plain value has, as they are."""
+    found = ((name, getattr(record, name), late, default) for name, late, default in _fields(type(record)))
+    return {name: at for name, at, late, default in found if not late or at != default}
+
+
+@cache
+def _fields(cls: type) -> tuple[tuple[str, bool, Any], ...]:
+    return tuple((item.name, bool(item.metadata), item.default) for item in dataclasses.fields(cls))
+
+
 def to_plain(value: Any) -> Any:
     """A record (or any nesting of records, tuples and mappings) as JSON-ready values; messages carry their `kind`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = ((item, getattr(value, item.name)) for item in dataclasses.fields(value))
-        plain = {item.name: to_plain(at) for item, at in found if not (item.metadata and at == item.default)}
+        plain = {name: to_plain(at) for name, at in shown(value).items()}
         kind = getattr(type(value), "kind", None)
         return {"kind": kind, **plain} if isinstance(kind, str) else plain
     if isinstance(value, Mapping):

@@ -25,6 +25,7 @@ from kintsugi.records import (
     Trajectory,
     from_plain,
     message_from_plain,
+    shown,
 )
 
 Row = dict[str, Any]
@@ -40,7 +41,7 @@ def _plain(value: Any) -> Any:
     """What `json` calls for values it does not know: one level of `records.to_plain`, without walking token ids."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = getattr(type(value), "kind", None)
-        return {"kind": kind, **vars(value)} if isinstance(kind, str) else vars(value)
+        return {"kind": kind, **shown(value)} if isinstance(kind, str) else shown(value)
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a record holds a {type(value).__name__}, which is not plain data")

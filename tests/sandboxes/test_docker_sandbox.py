@@ -74,7 +74,7 @@ def test_the_engine_was_told_to_confine(sandbox: docker_sandbox.DockerSandbox) -
     assert host["SecurityOpt"] == ["no-new-privileges:true"] and told["Config"]["User"] == "65534:65534"
     assert host["Memory"] == host["MemorySwap"] > 0 and 0 < host["PidsLimit"] < 100
     assert {limit["Name"] for limit in host["Ulimits"]} >= {"nofile", "core"}
-    assert "size=33m" in host["Tmpfs"]["/sandbox"] and host["LogConfig"]["Type"] == "none"
+    assert "size=33m" in host["Tmpfs"]["/sandbox/run"] and host["LogConfig"]["Type"] == "none"
     assert not told["Mounts"] and not host["Binds"]
 
 

@@ -7,12 +7,10 @@ to be: no models, no worlds, no files.
 Worked example, one task through one episode::
 
     task = Task(id="wp-7", environment="word_problems", split="train", prompt="Ann has 3 pens …", payload={"answer": 8})
-    action = Action(text="a = 3\\nprint(a + 5)",
-                    tokens=Tokens(context_ids=(1, 9), completion_ids=(4, 2), logprobs=(-0.1, -0.2)))
+    action = Action(text="print(3 + 5)", tokens=Tokens(context_ids=(1, 9), completion_ids=(4, 2), logprobs=(-0.1, -0.2)))
     verdict = Verdict(success=True, reward=1.0, feedback="8")
-    trajectory = Trajectory(id="…", episode_id="…", task_id=task.id, environment=task.environment, stage="explore",
-                            attempt=0, policy_version="v0", round=0,
-                            messages=(Observation(text=task.prompt), action, verdict), stop="success", hard_reward=1.0)
+    trajectory = Trajectory(id="…", episode_id="…", task_id=task.id, environment="word_problems", stage="explore", attempt=0,
+                            policy_version="v0", round=0, messages=(Observation(text=task.prompt), action, verdict), …)
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ Stop = Literal["success", "failure", "truncated", "error"]
 after a retry: never counted as a wrong answer, never trained on."""
 
 R = TypeVar("R")
-# Of a field that came later: plain values leave it out while it has its default, so that the hashes of old records stay.
-_LATER: Mapping[str, bool] = {"later": True}
+_LATER: Mapping[str, bool] = {"later": True}  # see `shown`
 
 
 def content_hash(value: Any) -> str:
@@ -205,10 +202,7 @@ class Trajectory:
     @property
     def fault(self) -> Fault | None:
         """The last verdict's located fault."""
-        for message in reversed(self.messages):
-            if isinstance(message, Verdict):
-                return message.fault
-        return None
+        return next((message.fault for message in reversed(self.messages) if isinstance(message, Verdict)), None)
 
     def token_rows(self) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         """(ids, loss mask) of each unbroken stretch of context: one row unless a history window restarted it.
@@ -350,14 +344,9 @@ _KINDS: dict[str, type] = {cls.kind: cls for cls in (Observation, Action, Verdic
 
 
 def shown(record: Any) -> dict[str, Any]:
-    """The fields of a record that its plain value has, as they are."""
-    found = ((name, getattr(record, name), late, default) for name, late, default in _fields(type(record)))
-    return {name: at for name, at, late, default in found if not late or at != default}
-
-
-@cache
-def _fields(cls: type) -> tuple[tuple[str, bool, Any], ...]:
-    return tuple((item.name, bool(item.metadata), item.default) for item in dataclasses.fields(cls))
+    """The fields of a plain value, as they are: those that came later only off their defaults, so that old hashes stay."""
+    found = ((item, getattr(record, item.name)) for item in dataclasses.fields(record))
+    return {item.name: at for item, at in found if not item.metadata or at != item.default}
 
 
 def to_plain(value: Any) -> Any:

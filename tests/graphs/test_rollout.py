@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypedDict
@@ -17,7 +18,7 @@ from kintsugi.agents.policies.policy import Completion, Request
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
 from kintsugi.errors import PolicyError, SandboxError
 from kintsugi.graphs.episode_nodes import Cast
-from kintsugi.graphs.rollout import play_wave, rollout, waves
+from kintsugi.graphs.rollout import FEW_COLLECTIONS, play_wave, rollout, waves
 from kintsugi.records import Episode, Task, Verdict, to_plain
 from kintsugi.sandboxes.environments.environment import ProgramEnvironment
 from tests.graphs.episode_players import TokenPolicy, cast_of, plan_of
@@ -255,3 +256,26 @@ def test_hundreds_of_episodes_cost_little() -> None:
     print(f"{each_ms:.2f} ms of CPU an episode of two nodes")
     assert all(episode.success for episode in episodes)
     assert each_ms < 15, "measured 1.5 to 3 ms"
+
+
+Thresholds = tuple[int, int, int]
+ITS_OWN, OFF, RARER = (700, 10, 10), (0, 10, 10), (50_000, 5, 5)
+
+
+@pytest.mark.parametrize(("before", "during"), [(ITS_OWN, FEW_COLLECTIONS), (OFF, OFF), (RARER, RARER)])
+def test_the_collector_is_slowed_for_a_wave_and_left_as_it_was(before: Thresholds, during: Thresholds) -> None:
+    """Also when the wave ends in an error; one that is off, or rarer already, is not touched."""
+    seen: list[Thresholds] = []
+
+    def answer(messages: Any, sample: int) -> str:
+        seen.append(gc.get_threshold())
+        raise PolicyError("gone")
+
+    own = gc.get_threshold()
+    try:
+        gc.set_threshold(*before)
+        with pytest.raises(PolicyError, match="gone"):
+            asyncio.run(play_wave([plan_of(task) for task in tasks(1)], cast(ScriptedPolicy(answer))))
+        assert (seen, gc.get_threshold()) == ([during], before)
+    finally:
+        gc.set_threshold(*own)

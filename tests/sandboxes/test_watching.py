@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,7 @@ def test_arguments_of_opening_are_checked() -> None:
 
     with pytest.raises(SandboxError, match="local: it takes no image"):
         open_sandbox("local", image="my/strict:1")
+    wrong: tuple[dict[str, Any], ...]
     wrong = ({"kind": None}, {"image": 5}, {"packages": [3]}, {"packages": "json"}, {"packages": [".x"]}, {"workers": True})
     for arguments in wrong:
         with pytest.raises(ConfigError, match=f"{next(iter(arguments))}: expected"):

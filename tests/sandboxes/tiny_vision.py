@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +92,21 @@ def blip(folder: Path) -> str:
 def gligen(folder: Path) -> Any:
     """A Stable Diffusion pipeline with GLIGEN's gated attention, which paints 32 pixels of noise."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionGLIGENPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    diffusers: Any = import_module("diffusers")  # whose annotations refuse what its own configurations hold
     torch.manual_seed(3)
     tokenizer = clip_tokenizer(folder / "tokenizer")
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
         max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         block_out_channels=(32, 64), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=32, attention_type="gated", attention_head_dim=8,
     )  # fmt: skip
-    vae = AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         block_out_channels=[32, 64], in_channels=3, out_channels=3, latent_channels=4,
         down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
     )  # fmt: skip
@@ -113,7 +114,7 @@ def gligen(folder: Path) -> Any:
     for name, weight in unet.named_parameters():
         if name.endswith(("alpha_attn", "alpha_dense")):
             torch.nn.init.constant_(weight, 2.0)
-    return StableDiffusionGLIGENPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
+    return diffusers.StableDiffusionGLIGENPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=diffusers.DDIMScheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

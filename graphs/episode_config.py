@@ -6,6 +6,7 @@ actor's own weights as refiner, or a separate reflector), `on` which attempts, i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -77,12 +78,21 @@ class EpisodeConfig(StrictConfig):
     take for one action before it counts as crashed. wave: episodes that run at once, and are committed at once.
     history_turns: how many of its last turns an agent sees at most, besides the task; None: all. Half of them fall out at
         once, so that a context lasts for several turns.
+    refused: observations that say that an action came to nothing ("Nothing happens."). max_refused: as many of them end
+        an attempt as lost (small models repeat what is refused until their turns run out); None: none do.
     """
 
     max_turns: int | None = Field(default=None, ge=1)
     turn_timeout_s: float = Field(default=60.0, gt=0)
     wave: int = Field(default=250, ge=1)
     history_turns: int | None = Field(default=None, ge=1)
+    refused: tuple[str, ...] = ()
+    max_refused: int | None = Field(default=None, ge=1)
+
+    def given_up(self, observations: Iterable[str]) -> int:
+        """How many of the attempt's actions were refused when that ends it, else 0."""
+        count = sum(text in self.refused for text in observations)
+        return count if self.max_refused is not None and count >= self.max_refused else 0
 
     def turns_dropped(self, num_turns: int) -> int:
         """How many of an attempt's first `num_turns` turns are out of the agent's sight."""

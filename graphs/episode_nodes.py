@@ -147,8 +147,7 @@ class _Environment:
         verdict, stop = reply.verdict, "failure"
         if verdict is not None:
             stop = "success" if verdict.success else "failure"
-        elif len(actions) >= self.cast.max_turns:
-            feedback = f"out of turns: {len(actions)} actions did not reach the goal"
+        elif feedback := self._out_of_turns(attempt, len(actions)):
             verdict, stop = Verdict(success=False, reward=0.0, feedback=feedback), "truncated"
         if verdict is None:
             return _went(state, "environment", attempt)
@@ -156,6 +155,14 @@ class _Environment:
             stop, told = "truncated", f"{verdict.feedback}\n{CUT_OFF}".strip()
             verdict = dataclasses.replace(verdict, feedback=told)
         return await self._end(state, _add(attempt, verdict), verdict, stop)
+
+    def _out_of_turns(self, attempt: Attempt, num_actions: int) -> str:
+        """Why the attempt may not go on; "" while it may."""
+        if num_actions >= self.cast.max_turns:
+            return f"out of turns: {num_actions} actions did not reach the goal"
+        seen = (one["text"] for one in attempt["messages"] if one["kind"] == "observation")
+        refused = self.cast.episode.given_up(seen)
+        return f"given up: {refused} of {num_actions} actions came to nothing" if refused else ""
 
     async def _done_again(self, state: EpisodeState, attempt: Attempt, critique: Critique) -> EpisodeState:
         """The turns that the critique keeps of the lost attempt, once more; the agent goes on from there."""

@@ -224,6 +224,20 @@ def test_out_of_turns_is_truncated_and_repaired() -> None:
     assert lost.hard_reward == 0.0 and won.stop == "success"
 
 
+def test_an_attempt_is_given_up_after_so_many_refusals() -> None:
+    environment, task, plan = one_hunt()
+    refusal = played(cast_of(ScriptedPolicy(["dance"]), environment, prompts="react", max_turns=1), plan_of(task))[0]
+    (said,) = [message.text for message in refusal.trajectories[0].messages[1:] if isinstance(message, Observation)]
+    odd = ["dance", "look", "dance", *plan]
+    rules = {"prompts": "react", "max_turns": len(odd), "refused": [said]}
+    (lost,) = played(cast_of(ScriptedPolicy(odd), environment, **rules, max_refused=2), plan_of(task))[0].trajectories
+    assert (len(lost.actions), lost.stop) == (3, "truncated")
+    assert lost.feedback == "given up: 2 of 3 actions came to nothing"
+    for most in (3, None):
+        (episode,) = played(cast_of(ScriptedPolicy(odd), environment, **rules, max_refused=most), plan_of(task))
+        assert episode.success, most
+
+
 def test_an_answer_that_runs_out_of_tokens_is_truncated() -> None:
     """When it fails, and the repairer is told; one that wins all the same has won, and a whole one just failed."""
     environment, task, right, wrong = one_problem()

@@ -176,7 +176,7 @@ def test_alfworlds_second_tries_stand_beside_its_self_training() -> None:
     assert plain.targets.model_copy(update=same) == tries.targets.model_copy(update=same)
     assert plain.control.enabled and not tries.control.enabled
     told = plan_text(tries)
-    assert "unsolved by self, again, with notes of the attempt" in told and "until 110,000 tokens" in told
+    assert "unsolved by self, again, with notes of the attempt" in told and "until 75,000 tokens" in told
 
 
 def test_what_cannot_go_on_from_a_turn_is_said_before_a_run() -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-ENGINE := $(VENV)/.alfworld
+WORLDS := $(VENV)/.worlds
 OUT ?= runs/demo
 SEEDS ?= 3
 
@@ -21,14 +21,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,logic,math]"
 	@touch $(READY)
 
-$(ENGINE): $(READY)  # for the tests alone: where no wheels are cached it is compiled, which takes minutes
+$(WORLDS): $(READY)  # for the tests alone: where no wheels are cached ALFWorld's engine is compiled, which takes minutes
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gymnasium,mcp,verifiers,web]" || \
+		echo "NO BRIDGES: their packages could not be installed, so their tests will be skipped"
 	@if command -v g++ >/dev/null && command -v cmake >/dev/null; then \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[alfworld]" || \
 			echo "NO ALFWORLD: its engine could not be installed, so its tests will be skipped"; \
 	else \
 		echo "NO ALFWORLD: its engine needs g++ and cmake, which are not here, so its tests will be skipped"; \
 	fi
-	@touch $(ENGINE)
+	@touch $(WORLDS)
 
 demo: $(READY)  ## make a small model measurably better, and draw how
 	@if [ -e $(OUT)/run.json ]; then $(BIN)/kintsugi train --resume $(OUT); else $(BIN)/kintsugi train demo --out $(OUT); fi
@@ -36,10 +38,10 @@ demo: $(READY)  ## make a small model measurably better, and draw how
 demo-seeds: $(READY)  ## the same with three seeds, and the table with intervals
 	$(BIN)/python benchmarks/demo.py --seeds $(SEEDS)
 
-test: $(ENGINE)  ## the tests
+test: $(WORLDS)  ## the tests
 	$(BIN)/python -m pytest
 
-check: $(ENGINE)  ## what CI runs: ruff, pyright, import directions, tests
+check: $(WORLDS)  ## what CI runs: ruff, pyright, import directions, tests
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports

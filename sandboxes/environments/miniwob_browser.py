@@ -202,11 +202,11 @@ class Tab:
 
     async def go(self, url: str) -> None:
         """Load a page, until its load event."""
-        self._loaded = asyncio.get_running_loop().create_future()
-        found = await self.call("Page.navigate", url=url)
-        if "errorText" in found:
-            raise Refused(f"{url}: {found['errorText']}")
-        await self._loaded
+        with self.process.awaited() as (_, self._loaded):
+            found = await self.call("Page.navigate", url=url)
+            if "errorText" in found:
+                raise Refused(f"{url}: {found['errorText']}")
+            await self._loaded
 
     def _hear(self, method: str, params: dict[str, Any]) -> None:
         if method == "Page.loadEventFired" and self._loaded is not None and not self._loaded.done():

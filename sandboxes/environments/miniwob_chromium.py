@@ -27,7 +27,7 @@ import signal
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class Process:
         """Who hears the events of a session."""
         self._write = write
         self._ids = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._buffer = bytearray()
         self._reader: asyncio.BaseTransport | None = None
         self._clean = weakref.finalize(self, _end, pid, folder, write)  # also when the interpreter ends without `close`
@@ -124,14 +124,21 @@ class Process:
         """The browser's answer. Raises Refused or BrowserDied."""
         if self.dead:
             raise BrowserDied
-        number = next(self._ids)
-        message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._send(json.dumps(message).encode() + b"\0")
+        message = {"method": method, "params": params, **({"sessionId": session} if session else {})}
+        with self.awaited() as (number, answer):
+            self._send(json.dumps({"id": number, **message}).encode() + b"\0")
             return await answer
+
+    @contextlib.contextmanager
+    def awaited(self) -> Iterator[tuple[int, asyncio.Future[Any]]]:
+        """A number, and what answers it or an event will be: it fails with BrowserDied when the browser ends first."""
+        number, answer = next(self._ids), asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            yield number, answer
         finally:
             self._waiting.pop(number, None)
+            _ = answer.cancel() or answer.cancelled() or answer.exception()  # or it would be logged as never retrieved
 
     def _send(self, data: bytes) -> None:
         try:

@@ -148,6 +148,21 @@ def test_close_ends_work_under_way(browser: Browser) -> None:
 
 
 @needs_browser
+def test_a_browser_killed_before_a_page_has_loaded_is_noticed_at_once(browser: Browser) -> None:
+    tries: list[int] = []
+
+    async def loads(tab: Tab) -> int:
+        tries.append(tab.process.pid)
+        if len(tries) == 1:
+            asyncio.get_running_loop().call_later(0.5, os.kill, tab.process.pid, signal.SIGKILL)
+            await tab.go("data:text/html,<script>while (true) {}</script>")
+        return 42
+
+    began = time.monotonic()
+    assert browser.ask(loads) == 42 and len(set(tries)) == 2
+    assert time.monotonic() - began < browser.timeout_s
+
+
 def test_the_browser_ends_with_a_killed_parent(folder: Path) -> None:
     script = (
         "import sys, tempfile, time\ntempfile.tempdir = sys.argv[1]\n"

@@ -163,7 +163,7 @@ def test_good_options_pass() -> None:
 
 
 def test_alfworlds_second_tries_stand_beside_its_self_training() -> None:
-    """Nothing but the second tries and their budget differs: the same start, games, steps and number of replayed episodes."""
+    """Nothing but the second tries and their budget differs: the same start, games, steps and number of replays."""
     plain, tries = (load_recipe(name, ["explore.budget_tokens=50000"]) for name in ("alfworld", "alfworld_rerest"))
     parts = ["environment", "model", "warm_start", "episode", "explore", "select", "learn", "evaluate", "gate", "rounds"]
     for part in parts:

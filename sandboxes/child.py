@@ -29,6 +29,9 @@ _NO_MEMORY = b"Traceback (most recent call last):\n  (no memory for it)\nMemoryE
 class Child:
     """The program's side of the fork. Ends by `os._exit`, which spares the interpreter's long goodbye."""
 
+    runs_as = "__main__"
+    """Its `__name__`; with tests it is "program", for what it does when run by hand (read its input, exit) is not tested."""
+
     def __init__(self, request: dict[str, Any], say: Say | None) -> None:
         self.request, self.say = request, say
         self.ballast: bytearray | None = None
@@ -68,10 +71,11 @@ class Child:
             os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
             with open(name, "wb") as file:
                 file.write(base64.b64decode(content))
-        module = types.ModuleType("__main__")
+        name = self.runs_as if request["tests"] is None else "program"
+        module = types.ModuleType(name)
         names = module.__dict__
         names["__builtins__"] = builtins
-        sys.modules["__main__"] = module
+        sys.modules[name] = sys.modules["__main__"] = module
         sys.argv, sys.path[:0] = ["program.py"], [""]
         later = False
         try:
@@ -95,9 +99,12 @@ class Child:
             self.ballast = None
             traceback.clear_frames(trace)
         if sys.excepthook is not sys.__excepthook__:
-            sys.excepthook(type(error), error, trace)
-        else:
+            return sys.excepthook(type(error), error, trace)
+        try:
             traceback.print_exception(type(error), error, trace)
+        except Exception:  # a SyntaxError may have arguments that cannot be printed
+            traceback.print_tb(trace)
+            print(type(error).__name__, file=sys.stderr)
 
     def goodbye(self, code: int) -> int:
         """What an interpreter owes a program at its end: wait for its threads, run its exit functions, flush."""
@@ -123,6 +130,8 @@ _BASES = (int, float, str, bytes, tuple)
 
 class Candidate(Child):
     """Runs the program, then answers: get NAME, call, read and set attributes, do what is FORWARDED."""
+
+    runs_as = "program"
 
     def __init__(self, request: dict[str, Any], link: Link) -> None:
         super().__init__(request, None)
@@ -223,14 +232,11 @@ class Candidate(Child):
             arguments = [to_wire(value, self.handle) for value in error.args]
         except Exception:
             arguments = None
-        return [kind.__name__, base, self._last_line(error), arguments]
-
-    def _last_line(self, error: BaseException) -> str:
         try:
-            text = traceback.format_exception_only(error)[-1].strip()
+            text = str(error)[:2000]
         except BaseException:  # its own __str__ may do anything
-            text = type(error).__name__
-        return text.partition(": ")[2][:2000]
+            text = ""
+        return [kind.__name__, base, text, arguments]
 
 
 def _has(kind: type, name: str) -> bool:
@@ -245,8 +251,16 @@ def outcome(test: str, index: int, names: dict[str, Any], through: tuple[type[Ba
     except through:
         raise
     except BaseException as caught:  # exiting is a failure of the test
-        return "".join(traceback.format_exception_only(caught)).strip()[-2000:]
+        return last_lines(caught)[-2000:]
     return None
+
+
+def last_lines(error: BaseException) -> str:
+    """What a traceback ends with; the type's name alone where that fails, for a program's exception may do anything."""
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except BaseException:
+        return type(error).__name__
 
 
 def flush() -> bool:

@@ -76,7 +76,7 @@ syslog:103:116 vhangup:153:58 iopl:172:- ioperm:173:- modify_ldt:154:-
 open_by_handle_at:304:265 name_to_handle_at:303:264 fanotify_init:300:262 inotify_init:253:- inotify_init1:294:26
 shmget:29:194 shmat:30:196 shmctl:31:195 msgget:68:186 msgsnd:69:189 msgrcv:70:188 msgctl:71:187 semget:64:190
 semop:65:193 semctl:66:191 semtimedop:220:192 mq_open:240:180 mq_unlink:241:181 memfd_create:319:279
-memfd_secret:447:447 vmsplice:278:75 sendmsg:46:211 sendmmsg:307:269
+memfd_secret:447:447 vmsplice:278:75 splice:275:76 tee:276:77 sendfile:40:71 sendmsg:46:211 sendmmsg:307:269
 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setscheduler:144:119 sched_setparam:142:118
 sched_setattr:314:274 process_madvise:440:440 process_mrelease:448:448 move_pages:279:239 migrate_pages:256:238
 mbind:237:235 personality:135:92 uselib:134:- lookup_dcookie:212:18 pidfd_send_signal:424:424

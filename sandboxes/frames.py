@@ -39,7 +39,11 @@ def _read_exactly(descriptor: int, count: int) -> bytes:
 
 def write_frame(descriptor: int, message: dict[str, Any]) -> None:
     body = json.dumps(message).encode()
-    view = memoryview(len(body).to_bytes(4, "big") + body)
+    if len(body) < 1 << 16:
+        body = len(body).to_bytes(4, "big") + body  # in one piece, for haste
+    else:
+        os.write(descriptor, len(body).to_bytes(4, "big"))  # not copied, for room
+    view = memoryview(body)
     while view:
         view = view[os.write(descriptor, view) :]
 

@@ -39,6 +39,8 @@ class Held(NamedTuple):
     """Bytes that the sockets and pipes could hold at most."""
     mappings: int = 0
     """Pieces of memory that they have mapped."""
+    shared: int = 0
+    """Bytes of shared memory without a name that may be held and are in no process's resident memory just now."""
     too_many: str = ""
     """What they hold more of than can be counted or shared, if anything: pipes or mappings."""
 
@@ -108,15 +110,19 @@ def count_held(pids: Iterable[int], folder: str, uid: int | None, largest: int) 
                         buffers[found.st_dev, found.st_ino] = PIPE_BYTES
                     elif not found.st_nlink and found.st_dev == device and stat.S_ISREG(found.st_mode):
                         files[found.st_ino] = found.st_blocks * 512
-        mappings, left = 0, MAPS_BYTES
+        mappings, left, shared, resident = 0, MAPS_BYTES, dict[bytes, int](), 0
         for pid in pids:
             text = _maps(pid, left)
             mappings, left = mappings + text.count(b"\n"), left - len(text)
             for inode in _deleted(text, folder):
                 files.setdefault(inode, largest)
+            if areas := _areas(text):
+                shared |= {inode: max(size, shared.get(inode, 0)) for inode, size in areas.items()}
+                resident += _shared_resident(pid)
     pipes = sum(size == PIPE_BYTES for size in buffers.values())
     too_many = "mappings" if left <= 0 else "pipes" if pipes > MOST_PIPES else ""
-    return Held(sum(files.values()), sum(buffers.values()), mappings, too_many)
+    unseen = max(0, sum(shared.values()) - resident)
+    return Held(sum(files.values()), sum(buffers.values()), mappings, unseen, too_many)
 
 
 def _tasks(pid: int) -> list[str]:
@@ -151,6 +157,25 @@ def _maps(pid: int, most: int) -> bytearray:
         if text:
             return text
     return bytearray()
+
+
+def _areas(text: bytearray) -> dict[bytes, int]:
+    """Bytes of each piece of shared memory without a name among these lines, by inode: as far as it is mapped."""
+    found: dict[bytes, int] = {}
+    if b"/dev/zero (deleted)\n" in text:
+        for line in re.finditer(rb"^(\w+)-(\w+) \S+ (\w+) \S+ (\d+) +/dev/zero \(deleted\)$", text, re.MULTILINE):
+            begin, end, offset = (int(word, 16) for word in line.groups()[:3])
+            found[line[4]] = max(found.get(line[4], 0), offset + end - begin)
+    return found
+
+
+def _shared_resident(pid: int) -> int:
+    """Bytes of shared memory that a process has resident, by which it is counted already."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next((int(line.split()[1]) << 10 for line in file if line.startswith("RssShmem:")), 0)
+    except OSError:
+        return 0
 
 
 def _deleted(text: bytearray, folder: str) -> Iterator[int]:

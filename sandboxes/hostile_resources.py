@@ -56,6 +56,26 @@ for n in range(8):
 time.sleep(0.5)
 print('BREACH 24 MiB')
 
+#### shared_and_let_go | memory | memory | any
+import mmap, time
+r, w = os.pipe()
+for _ in range(8):
+    if not os.fork():
+        m = mmap.mmap(-1, 2**27)
+        for at in range(0, 2**27, 2**24):
+            m[at : at + 2**24] = bytes(2**24)
+            m.madvise(mmap.MADV_DONTNEED)  # no longer resident in this process, and still in memory
+        os.write(w, b'x'); time.sleep(9)
+n = sum(len(os.read(r, 1)) for _ in range(8))
+time.sleep(0.5)
+print('BREACH', n * 128, 'MiB')
+
+#### a_page_for_a_byte | memory | memory | any
+import socket
+f, (a, b) = os.open('f', os.O_RDWR | os.O_CREAT), socket.socketpair()
+os.write(f, bytes(4096))
+tries('sendfile', lambda: os.sendfile(a.fileno(), f, 0, 1))  # the whole page is kept and one byte counted
+
 #### shared_memory | filling | memory | any
 for name in range(64):
     f = libc.memfd_create(b'm', 0)

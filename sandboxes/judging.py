@@ -19,12 +19,11 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
-import traceback
 import types
 from functools import cache
 from typing import Any
 
-from child import FORWARDED, Say, compiled, outcome
+from child import FORWARDED, Say, compiled, last_lines, outcome
 from child import Candidate as Candidate
 from frames import Gone, Link
 from plain_data import ITERATORS, containers, from_wire, refill, to_wire
@@ -211,7 +210,7 @@ def _prepare(asker: Asker, setup: str, text: Text) -> str:
     except Gone:
         raise
     except BaseException as error:
-        return f"setup: {asker.could_not() or traceback.format_exception_only(error)[-1].strip()}"
+        return f"setup: {asker.could_not() or last_lines(error)}"
     return f"setup: {cannot}" if (cannot := asker.could_not()) else ""
 
 

@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SLOW_MACHINE = 3.0  # a program that waits for a core gets at most this many times its wall limit
 DEEPEST, MANY = 256, 100_000
 OUT_OF_MEMORY = re.compile(rb"^Traceback \(most recent call last\):\n(?:  .*\n)+MemoryError\b", re.MULTILINE)
+NOT_EVEN_A_TRACEBACK = re.compile(rb"^MemoryError\s*\Z", re.MULTILINE)
 CHILDREN_LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
@@ -147,7 +149,8 @@ class Watch:
             held = count_held(self.family, place.folder, place.uid, int(limits["files_mb"] * (1 << 20)))
             if held.too_many:
                 return self.kill("memory", f"stopped: it holds too many {held.too_many}")
-            written, memory = written + held.files, memory + held.buffers + held.mappings * VMA_BYTES
+            written += held.files
+            memory += held.buffers + held.shared + held.mappings * VMA_BYTES
             if summed and memory > limits["memory_mb"] * (1 << 20):
                 return self.kill("memory")
         if written > limits["files_mb"] * (1 << 20) or entries > min(256 * limits["files_mb"], MANY - 1):
@@ -175,15 +178,16 @@ class Watch:
         return threads, memory
 
     def _waited(self) -> float:
-        """Seconds that a process of the program was ready to run but had no core: not its fault."""
-        longest = 0.0
+        """Seconds that the program was ready to run but had no core: not its fault. Of its processes the two that waited
+        longest count, for a judge and what it judges wait in turns."""
+        waits = []
         for pid in self.family:
             try:
                 with open(f"/proc/{pid}/schedstat") as file:
-                    longest = max(longest, int(file.read().split()[1]) / 1e9)
+                    waits.append(int(file.read().split()[1]) / 1e9)
             except (OSError, IndexError):
                 continue
-        return longest
+        return sum(sorted(waits)[-2:])
 
     def drain(self) -> None:
         """Read what the pipes still hold; all writers are dead, or could not be killed and are waited for no longer."""
@@ -206,30 +210,31 @@ class Watch:
             os.close(descriptor)
 
     def answer(self, nonce: bytes) -> dict[str, Any]:
-        raw_out, raw_err, report = (bytes(self.buffers[descriptor]) for descriptor in self.streams)
-        lines = said(report, nonce)
-        stderr = raw_err.decode("utf-8", "replace") + (f"\n[sandbox] {self.note}\n" if self.note else "")
+        stdout, stderr, report = (self.buffers.pop(descriptor) for descriptor in self.streams)
+        lines = said(bytes(report), nonce)
         exit_code = os.WEXITSTATUS(self.code) if os.WIFEXITED(self.code) else None
         number = os.WTERMSIG(self.code) if os.WIFSIGNALED(self.code) else None
-        out_of_memory = exit_code == 1 and OUT_OF_MEMORY.search(raw_err)
+        full = self.peak_mb > self.limits["memory_mb"] / 2  # or it may just say so
+        out_of_memory = OUT_OF_MEMORY.search(stderr) or (full and NOT_EVEN_A_TRACEBACK.search(stderr))
         if self.killed in ("memory", "output"):
             status = self.killed
         elif self.cpu_s >= self.limits["cpu_s"]:  # whether a look fell between the limit and the end is luck: it counts not
             status = "timeout"
         elif self.killed:
             status = self.killed
-        elif out_of_memory or (number == signal.SIGKILL and oom_kills() > self.oom_kills):
+        elif (exit_code == 1 and out_of_memory) or (number == signal.SIGKILL and oom_kills() > self.oom_kills):
             status = "memory"
         elif ["ready"] not in lines:
             status = "sandbox_failed"
         else:
             status = "ok" if exit_code == 0 else "error"
+        stderr += f"\n[sandbox] {self.note}\n".encode() if self.note else b""
         return {
             "status": status,
             "exit_code": exit_code,
             "signal": number,
-            "stdout": raw_out.decode("utf-8", "replace"),
-            "stderr": stderr,
+            "stdout": b64encode(stdout).decode(),  # as JSON's text it could be six times as long
+            "stderr": b64encode(stderr).decode(),
             "truncated": self.truncated,
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,

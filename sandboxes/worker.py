@@ -5,10 +5,10 @@
 Frames on standard input and output: four bytes of length (big-endian), then JSON. First the launcher sends its
 settings (see `Settings`) and the worker says `{"rung", "guarantees"}`. Then each request `{"code", "stdin", "files",
 "limits", "tests", "setup", "judge"}` gets one answer `{"status", "exit_code", "signal", "stdout", "stderr",
-"truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests", "unclean"}`. After a request with `judge` the launcher sends one
-more frame `{"setup", "tests"}`, which only the judging process reads: no process that the program could read ever holds
-the tests. End of input ends the worker. `unclean` says why it cannot vouch for its own state any more, "" where it can: the
-answer counts, and the worker must be replaced, like one that leaves.
+"truncated", "wall_s", "cpu_s", "peak_memory_mb", "tests", "unclean"}`, the streams in base 64. After a request with
+`judge` the launcher sends one more frame `{"setup", "tests"}`, which only the judging process reads: no process that
+the program could read ever holds the tests. End of input ends the worker. `unclean` says why it cannot vouch for its own
+state any more, "" where it can: the answer counts, and the worker must be replaced, like one that leaves.
 
 Standard library only, like the files that travel beside it. After each program it kills and reaps everything left (it
 is the subreaper of its descendants, or process 1) and tidies its folder. Leaves out: choosing, replacing and

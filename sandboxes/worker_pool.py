@@ -54,12 +54,15 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _encodable(name: str) -> bool:
-    """Whether it can be a file's name at all."""
+def _names_a_file(name: str) -> bool:
+    """Whether it can be the path of a file inside a folder at all."""
+    path = PurePosixPath(name)
     try:
-        return b"\0" not in os.fsencode(name)
+        parts = [os.fsencode(part) for part in path.parts]
     except UnicodeEncodeError:
         return False
+    short = all(len(part) < 256 for part in parts) and len(name) < 1024
+    return bool(parts) and short and name[-1] != "/" and not path.is_absolute() and b".." not in parts and "\0" not in name
 
 
 class WorkerFailed(Exception):
@@ -260,19 +263,22 @@ class WorkerPool(ABC):
         content: dict[str, str] = {}
         size = 0
         for name, text in (files or {}).items():
-            path = PurePosixPath(name)
-            if not name or path.is_absolute() or ".." in path.parts or not _encodable(name):
-                raise SandboxError(
-                    f"files: expected a path inside the program's folder, found {name!r}; make it relative, without .."
+            if not _names_a_file(name):
+                raise ConfigError(
+                    f"files: expected a path inside the program's folder, found {name[:300]!r}; make it relative, without .."
                 )
             written = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
             content[name] = base64.b64encode(written).decode()
             size += len(written)
-        if size > (most := (limits or self.limits).files_mb) << 20:
-            raise ConfigError(
-                f"files: expected at most the {most} MiB of Limits.files_mb, found {size / (1 << 20):.1f} MiB; give fewer "
-                "or raise it"
-            )
+        folders = {str(parent) for name in content for parent in PurePosixPath(name).parents}
+        if both := next((name for name in content if str(PurePosixPath(name)) in folders), None):
+            raise ConfigError(f"files: expected files, found {both!r} as the folder of another; rename one")
+        for what, large in (("files", size), ("stdin", len(stdin.encode("utf-8", "surrogatepass")))):
+            if large > (most := (limits or self.limits).files_mb) << 20:
+                raise ConfigError(
+                    f"{what}: expected at most the {most} MiB of Limits.files_mb, found {large / (1 << 20):.1f} MiB; give "
+                    "less or raise it"
+                )
         return {
             "code": code,
             "stdin": stdin,
@@ -313,6 +319,8 @@ class WorkerPool(ABC):
                 try:
                     worker = worker or self._start()
                     answer = worker.ask(frames, SLOW_MACHINE * frames[0]["limits"]["wall_s"] + GRACE_S)
+                    for stream in ("stdout", "stderr"):
+                        answer[stream] = base64.b64decode(answer[stream]).decode("utf-8", "replace")
                     broke = next((line[1] for line in answer["tests"] if len(line) == 2 and line[0] == "broke"), "")
                     if len(frames) > 1 and broke:
                         raise WorkerFailed(f"the judge broke: {broke}")

@@ -242,3 +242,23 @@ def test_the_workers_own_modules_are_in_nobodys_way(sandbox: LocalSandbox) -> No
     )
     seen = sandbox.run(looking)
     assert seen.status == "ok" and str(Path(boot.__file__).resolve().parent) not in seen.stdout, seen.stdout[-3000:]
+
+
+def test_what_a_program_does_when_run_by_hand_is_not_tested(sandbox: LocalSandbox) -> None:
+    by_hand = "def f(x):\n    return x + 1\nif __name__ == '__main__':\n    print(f(int(input())))\n    raise SystemExit(3)"
+    for test, how in (("assert f(1) == 2", "two processes"), ("import sys; assert sys.stdout and f(1) == 2", "one process")):
+        judged = sandbox.run_tests(by_hand, [test])
+        assert judged.all_passed and judged.judging.startswith(how), judged
+    assert sandbox.run(by_hand, stdin="4").stdout == "5\n"
+    kept = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle\n"
+    kept += "@dataclass\nclass P:\n    x: int\ndef f():\n    return pickle.loads(pickle.dumps(P(3))).x"
+    assert sandbox.run_tests(kept, ["assert f() == 3"]).all_passed
+
+
+def test_an_exception_that_cannot_be_printed_fails_its_test_alone(sandbox: LocalSandbox) -> None:
+    odd = "class E(Exception):\n    def __str__(self): raise SystemExit(4)\n"
+    odd += "def f(x):\n    if x == 1: raise SyntaxError('a', ('f', 1, 'zz', 5))\n    if x == 2: raise E\n    return x"
+    judged = sandbox.run_tests(odd, ["assert f(1) == 1", "assert f(2) == 2", "assert f(3) == 3"])
+    assert judged.passed == 1 and [failure.index for failure in judged.failures] == [0, 1], judged
+    shown = sandbox.run(f"{odd}\nf(1)")
+    assert shown.status == "error" and "SyntaxError" in shown.stderr and "program.py" in shown.stderr, shown

@@ -102,5 +102,7 @@ def test_arguments_of_opening_are_checked() -> None:
         assert sandbox.run("import json, colorsys\nprint(json.dumps(1))").stdout == "1\n"
         with pytest.raises(ConfigError, match="files: expected at most the 1 MiB"):
             sandbox.run("", files={"a": bytes(2 << 20)}, limits=Limits(files_mb=1))
+        with pytest.raises(ConfigError, match="stdin: expected at most the 1 MiB"):
+            sandbox.run("", stdin="x" * (2 << 20), limits=Limits(files_mb=1))
         assert sandbox.run("import sys\nsys.exit(2**70)").exit_code == 255
         assert sandbox.run_tests("x = 1", ["assert x == 1"], limits=Limits(memory_mb=1)).run.status == "memory"

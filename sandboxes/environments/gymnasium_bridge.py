@@ -120,11 +120,15 @@ class GymnasiumBridge:
         return GymnasiumWorld(self, task, name, self.processes[zlib.crc32(name.encode()) % len(self.processes)])
 
     async def gold(self, task: Task) -> Sequence[str] | None:
-        """What the expert does, if it wins."""
+        """What the expert does, if it wins. Raises DataError where it, or the environment under it, raises or dies."""
         if not self.has_expert:
             return None
         request = {"op": "expert", "seed": task.payload["seed"], "turns": self.max_turns}
-        return (await self.processes[0].ask(request))["actions"]
+        try:
+            answer = await self.processes[0].ask(request)
+        except WorkerDied as died:
+            raise DataError(f"gymnasium.expert: no gold for {task.id}: {died}; mend the expert or the environment") from None
+        return answer["actions"] if answer["actions"] is not None and self.succeeded(answer) else None
 
     async def close(self) -> None:
         for process in self.processes:
@@ -137,6 +141,12 @@ class GymnasiumBridge:
         except WorkerDied as died:
             raise DataError(f"gymnasium: {died}; mend the environment, or give timeout_s more seconds") from None
 
+    def succeeded(self, answer: Mapping[str, Any]) -> bool:
+        """Whether the attempt that ended with this answer of the worker's is a success."""
+        if self.success_return is not None:
+            return answer["total"] >= self.success_return
+        return answer["said"] if answer["said"] is not None else answer["last"] > 0
+
     def _first(self, seeds: Sequence[int]) -> list[str]:
         return self.ask_first({"op": "first", "seeds": list(seeds)})["observations"]
 
@@ -148,6 +158,7 @@ class GymnasiumWorld:
         self.bridge, self.task, self.name, self.process = bridge, task, name, process
         self.actions: list[str] = []
         self.verdict: Verdict | None = None
+        self._known_there = False
 
     async def observe(self) -> str:
         return self.task.prompt
@@ -171,7 +182,7 @@ class GymnasiumWorld:
         return Reply(observation=answer["observation"], verdict=self.verdict)
 
     async def close(self) -> None:
-        if self.actions and self.process.up:
+        if self._known_there and self.process.up:
             try:
                 await self.process.ask({"op": "leave", "world": self.name})
             except WorkerDied:
@@ -183,6 +194,7 @@ class GymnasiumWorld:
             answer = await self.process.ask(act)
             if "lost" not in answer:
                 return answer
+        self._known_there = True
         replay = {"op": "replay", "world": self.name, "seed": self.task.payload["seed"]}
         return await self.process.ask({**replay, "actions": [*self.actions, action]})
 
@@ -192,11 +204,7 @@ class GymnasiumWorld:
         return Reply(verdict=self.verdict)
 
     def _judge(self, answer: Mapping[str, Any]) -> Verdict:
-        total, wanted = answer["total"], self.bridge.success_return
-        if wanted is not None:
-            success = total >= wanted
-        else:
-            success = answer["said"] if answer["said"] is not None else answer["last"] > 0
+        total, success = answer["total"], self.bridge.succeeded(answer)
         ended = "It ended" if answer["ended"] == "terminated" else "It was cut off"
         feedback = f"{ended} after {len(self.actions)} actions with a return of {total:g}."
         feedback += " Task done." if success else f" The task was not done. It ended so: {answer['observation'][:500]}"

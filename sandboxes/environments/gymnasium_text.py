@@ -14,6 +14,7 @@ colours, what it highlights in brackets. Nothing here imports Gymnasium: spaces 
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 import re
@@ -69,8 +70,14 @@ class Actions:
             first = int(self.space.start)
             return f"Actions: a whole number from {first} to {first + int(self.space.n) - 1}."
         if self.kind in _JSON:
-            return f"Actions: JSON, for example {_json(self.space.sample())}."
+            return f"Actions: JSON, for example {_json(self._example())}."
         return ""
+
+    def _example(self) -> Any:
+        """An action, the same in every run: prompts hold it. The environment's own space goes on as it was."""
+        space = copy.deepcopy(self.space)
+        space.seed(0)
+        return space.sample()
 
     def _discrete(self, text: str) -> int:
         word = text.lower().rstrip(".")
@@ -110,8 +117,13 @@ class Actions:
 def shown(observation: Any) -> str:
     """An observation as text of at most `LONGEST_OBSERVATION` characters that can be stored."""
     text = _plain_text(observation)
-    text = _COLOUR.sub("", _HIGHLIGHT.sub(r"[\1]", text)).encode(errors="replace").decode().replace("\0", "?").strip("\n")
+    text = storable(_COLOUR.sub("", _HIGHLIGHT.sub(r"[\1]", text))).strip("\n")
     return text if len(text) <= LONGEST_OBSERVATION else text[:LONGEST_OBSERVATION] + "…"
+
+
+def storable(text: str) -> str:
+    """`text` with `?` for what a database cannot hold: lone surrogates and NUL."""
+    return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def _plain_text(observation: Any) -> str:

@@ -9,7 +9,8 @@
     {"op": "leave", "world": "w1"}      {"op": "expert", "seed": 0, "turns": 30}
 
 An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. What an environment
-raises is answered `{"broke": why}`. How texts become actions and observations become texts is `gymnasium_text`. Left out:
+raises while it plays is answered `{"broke": why}`; where there is no attempt (first observations, the expert) it is refused,
+with a sentence. How texts become actions and observations become texts is `gymnasium_text`. Left out:
 vector environments, and rendering to pixels.
 """
 
@@ -18,12 +19,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kintsugi.errors import ConfigError, nearest
-from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed, shown
+from kintsugi.errors import ConfigError, DataError, KintsugiError, nearest
+from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed, shown, storable
 from kintsugi.sandboxes.environments.worker_processes import serve
 
 
@@ -66,7 +68,7 @@ class Worker:
             said = " ".join(str(error).split())[:200]
             raise ConfigError(f'gymnasium.env: cannot make "{self.env_id}" ({said}); {self._near()}') from None
         except Exception as error:  # an environment's constructor is foreign code
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            said = told(error)
             raise ConfigError(f'gymnasium.env: "{self.env_id}" does not open with {self.kwargs}: {said}') from None
 
     def _near(self) -> str:
@@ -90,10 +92,19 @@ class Worker:
     def _first(self, seeds: list[int]) -> dict[str, Any]:
         observations = []
         for seed in seeds:
-            play = Play(self, seed)
+            play = self._begun(seed)
             observations.append(play.observation)
             play.close()
         return {"observations": observations}
+
+    def _begun(self, seed: int) -> Play:
+        """A new world. Raises DataError for one whose reset raises."""
+        try:
+            return Play(self, seed)
+        except KintsugiError:
+            raise
+        except Exception as error:
+            raise DataError(f'gymnasium: "{self.env_id}" raised at reset(seed={seed}): {told(error)}; mend it') from None
 
     def _replay(self, world: str, seed: int, actions: list[str]) -> dict[str, Any]:
         self._leave(world)
@@ -114,18 +125,28 @@ class Worker:
             play.close()
 
     def _demonstrate(self, seed: int, turns: int) -> dict[str, Any]:
-        """The actions of the user's expert, or None when it does not end the episode within `turns`."""
+        """The actions of the user's expert and how the last one ended, or None for the actions when the episode did not end
+        within `turns`, or broke. Raises DataError for an expert that raises."""
         expert = loaded(self.expert)
-        play = Play(self, seed)
+        play = self._begun(seed)
         actions: list[str] = []
         try:
             while len(actions) < turns:
-                actions.append(str(expert(play.env.unwrapped, play.observation)))
-                if "ended" in play.act(actions[-1]):
-                    return {"actions": actions}
+                actions.append(self._asked(expert, play))
+                answer = play.act(actions[-1])
+                if "ended" in answer:
+                    return {"actions": actions, **answer}
+                if "broke" in answer:
+                    break
             return {"actions": None}
         finally:
             play.close()
+
+    def _asked(self, expert: Callable[[Any, str], str], play: Play) -> str:
+        try:
+            return storable(str(expert(play.env.unwrapped, play.observation)))
+        except Exception as error:
+            raise DataError(f'gymnasium.expert: "{self.expert}" raised {told(error)}; mend it') from None
 
 
 class Play:
@@ -133,11 +154,15 @@ class Play:
 
     def __init__(self, worker: Worker, seed: int) -> None:
         self.env, self.render = worker.make(), worker.render
-        self.actions = Actions(self.env, worker.names)
         self.number, self.total = 0, 0.0
-        observation, self.info = self.env.reset(seed=seed)
-        self.env.action_space.seed(seed)
-        self.observation = self._text(observation)
+        try:
+            self.actions = Actions(self.env, worker.names)
+            observation, self.info = self.env.reset(seed=seed)
+            self.env.action_space.seed(seed)
+            self.observation = self._text(observation)
+        except BaseException:
+            self.close()
+            raise
 
     def act(self, text: str) -> dict[str, Any]:
         self.number += 1
@@ -147,21 +172,24 @@ class Play:
             return {"observation": str(malformed), "malformed": True}
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            self.total += float(reward)
+            last = float(reward)
+            self.total += last
+            if not math.isfinite(self.total):
+                raise ValueError(f"a reward of {last}, a return of {self.total}")
             self.observation = self._text(observation)
+            answer: dict[str, Any] = {"observation": self.observation}
+            if terminated or truncated:
+                answer["ended"] = "terminated" if terminated else "truncated"
+                answer |= {"last": last, "total": self.total, "said": _outcome(info)}
+            return answer
         except Exception as error:
             return broke(error)
-        answer: dict[str, Any] = {"observation": self.observation}
-        if terminated or truncated:
-            answer["ended"] = "terminated" if terminated else "truncated"
-            answer |= {"last": float(reward), "total": self.total, "said": _outcome(info)}
-        return answer
 
     def close(self) -> None:
         try:
             self.env.close()
         except Exception as error:  # gone all the same
-            print(f"{type(error).__name__} while closing: {error}", file=sys.stderr)
+            print(f"{told(error)}, while closing", file=sys.stderr)
 
     def _text(self, observation: Any) -> str:
         drawn = self.env.render() if self.render else None
@@ -170,7 +198,16 @@ class Play:
 
 def broke(error: Exception) -> dict[str, Any]:
     """The answer for an environment that raised."""
-    return {"broke": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+    return {"broke": told(error)}
+
+
+def told(error: Exception) -> str:
+    """What was raised, on one line that can be stored."""
+    try:
+        said = f"{type(error).__name__}: {error}"
+    except Exception:  # foreign code, to its last word
+        said = type(error).__name__
+    return storable(" ".join(said.split()))[:300]
 
 
 def loaded(path: str) -> Callable[[Any, str], str]:
@@ -183,10 +220,14 @@ def loaded(path: str) -> Callable[[Any, str], str]:
 
 
 def _outcome(info: Any) -> bool | None:
-    """What an environment says of success, if it does: `info["success"]` or `info["is_success"]`."""
+    """What an environment says of success, if it does: `info["success"]` or `info["is_success"]`. Raises ValueError for
+    what is neither true nor false."""
     for name in ("is_success", "success"):
         if isinstance(info, Mapping) and name in info:
-            return bool(info[name])
+            try:
+                return bool(info[name])
+            except Exception:  # an array of several, for one
+                raise ValueError(f"expected true or false as info[{name!r}], found {info[name]!r}") from None
     return None
 
 

@@ -4,13 +4,14 @@
     answer = await process.ask({"op": "act", …})
     process.close()                                       # no process and no thread is left; a later `ask` starts anew
 
-For environments whose code blocks, leaks, dies or hangs. Each process has one thread here, which waits for its answers, so
-it may be used from one event loop after another. Only the request under way when it dies fails (`WorkerDied`); those
-behind it go to its successor, which has forgotten everything. `timeout_s` runs from when a request is sent to a worker that
-is up; to start it has `START_S`.
+For environments whose code blocks, leaks, dies or hangs. What a worker started ends with it, however it ends. Each process
+has one thread here, which waits for its answers, so it may be used from one event loop after another. Only the request under
+way when it dies fails (`WorkerDied`); those behind it go to its successor, which has forgotten everything. `timeout_s` runs
+from when a request is sent to a worker that is up; to start it has `START_S`.
 
 The other side is `serve(answer)`: it says that it is up, then a line in, a line out, until the input ends; what the code
-under it prints goes to standard error. Left out: what requests mean, and bounding the memory of the process.
+under it prints goes to standard error. What it answers is text that can be stored: lone surrogates become `?`. Left out:
+what requests mean, and bounding the memory of the process.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from typing import Any, Final
 
 import kintsugi
 from kintsugi import errors
+from kintsugi.sandboxes.environments.marked_processes import VARIABLE, end_marked, new_mark
 
+LAST_WORDS: Final = 220
+"""Most characters of a dead worker's standard error that are told: the error stands at its end."""
 START_S: Final = 120.0
 """Longest wait for a new worker, whose imports may take long on a busy machine."""
 
@@ -54,10 +58,17 @@ class WorkerProcess:
         self._threads: ThreadPoolExecutor | None = None
         self._said: Any = None
         self._left = b""
+        self._mark: dict[str, str] = {}
 
     @property
     def up(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        """Whether it runs. One that ended is not reaped by asking: until `_end` its process group keeps its number."""
+        if self.process is None or self.process.returncode is not None:
+            return False
+        try:
+            return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:  # reaped by someone else
+            return False
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer. Raises WorkerDied, and the KintsugiError that the worker refused with."""
@@ -118,6 +129,7 @@ class WorkerProcess:
             self.deaths += 1
             self._end()
         self._said, self._left = tempfile.TemporaryFile(), b""  # noqa: SIM115 - lives as long as the worker
+        self._mark = new_mark()
         root = str(Path(kintsugi.__file__).parents[1])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         pythonpath = os.pathsep.join(dict.fromkeys(paths))
@@ -126,18 +138,19 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, "PYTHONPATH": pythonpath, "OMP_NUM_THREADS": "1", **self.settings},
-            start_new_session=True,  # the terminal's Ctrl-C is the caller's to handle
+            env={**os.environ, "PYTHONPATH": pythonpath, "OMP_NUM_THREADS": "1", **self.settings, **self._mark},
+            start_new_session=True,  # the terminal's Ctrl-C is the caller's to handle, and what it starts is found by it
         )
         assert self.process.stdout is not None
         self._line(self.process.stdout.fileno(), START_S)
         return self.process
 
     def _end(self) -> str:
-        """Kill and reap the worker; its last words, if any."""
+        """Kill and reap the worker, and whatever it started; its last words, if any."""
         process, self.process = self.process, None
         if process is None:
             return ""
+        end_marked(self._mark, {process.pid} if process.returncode is None else ())  # before its number is free again
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
@@ -146,9 +159,11 @@ class WorkerProcess:
                     pipe.close()
         self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, self._said.tell() - 4_000))
-        said = self._said.read()[-1000:].decode("utf-8", "replace").strip()
+        said = " ".join(self._said.read().decode("utf-8", "replace").replace("\0", "?").split())
         self._said.close()
-        return f"; it said: {said}" if said else ""
+        if not said:
+            return ""
+        return f"; it said: {said if len(said) <= LAST_WORDS else '…' + said[-LAST_WORDS:]}"
 
 
 def refused(answer: dict[str, Any]) -> dict[str, Any]:
@@ -159,8 +174,8 @@ def refused(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer each line of standard input with a line, until it ends. A KintsugiError becomes a refusal; another exception
-    ends the process, with its traceback on standard error."""
+    """Answer each line of standard input with a line, until it ends; then end what this process started. A KintsugiError
+    becomes a refusal; another exception ends the process, with its traceback on standard error."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed must not come between the answers
     out.write(b"{}\n")
@@ -170,5 +185,7 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
             said = answer(json.loads(line))
         except errors.KintsugiError as error:
             said = {"refused": str(error), "kind": type(error).__name__}
-        out.write(json.dumps(said).encode() + b"\n")
+        out.write(json.dumps(said, ensure_ascii=False).encode(errors="replace") + b"\n")
         out.flush()
+    if VARIABLE in os.environ:  # the asker is gone without a word
+        end_marked({VARIABLE: os.environ[VARIABLE]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import threading
 from collections.abc import Sequence
@@ -189,3 +190,131 @@ def test_mistakes_are_one_sentence(doors: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gymnasium" else found(name, *rest))
     with pytest.raises(MissingExtra, match=r"kintsugi-agents\[gymnasium\]"):
         doors()
+
+
+# What foreign code does to the bridge -----------------------------------------------------------------------------------
+
+RUDE = '''
+import subprocess, sys
+import gymnasium, numpy
+from gymnasium import spaces
+
+class Rude(gymnasium.Env):
+    """Does the harm that `mode` names."""
+
+    def __init__(self, mode="", shape="text"):
+        self.mode = mode
+        self.action_space = {
+            "text": spaces.Text(20),
+            "box": spaces.Box(-1.0, 1.0, (2,)),
+            "multi": spaces.MultiDiscrete([5, 6, 7]),
+            "dict": spaces.Dict(go=spaces.Discrete(90), at=spaces.Box(0.0, 1.0, (2,))),
+        }[shape]
+        self.observation_space = spaces.Text(400)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.word = int(self.np_random.integers(100_000))
+        if self.mode == "reset":
+            raise RuntimeError("the board is missing " + "x" * 2000)
+        return f"Say {self.word}.", {}
+
+    def step(self, action):
+        if self.mode == "surrogate":
+            raise ValueError("bad \\ud800 and \\0 thing")
+        if self.mode == "child":
+            subprocess.Popen(["sleep", "987.25"])
+            subprocess.Popen(["sleep", "987.25"], start_new_session=True)
+            subprocess.Popen(["sleep", "987.25"], env={})
+        info = {"success": numpy.array([1, 0])} if self.mode == "array" else {}
+        reward = float("nan") if self.mode == "nan" else 1.0
+        return "over", reward, True, False, info
+
+def expert(env, observation):
+    if env.mode == "expert":
+        raise KeyError("no idea")
+    if env.mode == "exit":
+        import os
+        os._exit(5)
+    return "word"
+
+gymnasium.register(id="Rude-v0", entry_point=Rude)
+'''
+
+
+@pytest.fixture
+def rude(tmp_path: Path, doors: Any) -> Any:
+    (tmp_path / "rude_game.py").write_text(RUDE)
+    return lambda mode="", **more: doors(
+        env="rude_game:Rude-v0", kwargs={"mode": mode, **more.pop("kwargs", {})}, expert="rude_game:expert", **more
+    )
+
+
+@pytest.mark.parametrize("shape", ["box", "multi", "dict"])
+def test_the_example_of_an_action_is_the_same_in_every_run(rude: Any, shape: str) -> None:
+    """It stands in prompts: what a prompt says must not differ from run to run."""
+    prompts = {rude(kwargs={"shape": shape}).tasks("train", limit=1)[0].prompt for _ in range(2)}
+    assert len(prompts) == 1 and "for example" in prompts.pop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("surrogate", "ValueError: bad ? and ? thing"),
+        ("array", "expected true or false as info['success'], found array([1, 0])"),
+        ("nan", "a reward of nan"),
+    ],
+)
+def test_what_a_step_does_wrong_is_told_in_text_that_can_be_stored(rude: Any, mode: str, words: str) -> None:
+    environment = rude(mode)
+    (reply,) = asyncio.run(play(environment, environment.tasks("train", limit=1)[0], ["word"]))
+    assert reply.verdict is not None and not reply.verdict.success
+    assert reply.verdict.error.startswith("environment_failed") and words in reply.verdict.error
+    assert f"{reply.verdict}".encode() and environment.processes[0].deaths == 0
+
+
+def test_a_reset_that_raises_is_one_sentence_with_the_error(rude: Any) -> None:
+    with pytest.raises(
+        DataError, match=r'"rude_game:Rude-v0" raised at reset\(seed=0\): RuntimeError: the board is'
+    ) as told:
+        rude("reset").tasks("train")
+    assert "Traceback" not in str(told.value) and len(str(told.value)) < 500
+
+
+def test_an_expert_that_raises_dies_or_loses_is_no_exception_of_ours(rude: Any) -> None:
+    for mode, sentence in (("expert", "raised KeyError: 'no idea'"), ("exit", "no gold for train-.* it ended")):
+        environment = rude(mode)
+        with pytest.raises(DataError, match=sentence):
+            asyncio.run(environment.gold(environment.tasks("train", limit=1)[0]))
+    beaten = rude(success_return=2.0)
+    assert asyncio.run(beaten.gold(beaten.tasks("train", limit=1)[0])) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finding orphans needs Linux's /proc")
+def test_what_an_environment_started_ends_with_it(rude: Any) -> None:
+    def sleepers() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                found += [path.parent.name] if b"987.25" in path.read_bytes() else []
+        return found
+
+    environment = rude("child", timeout_s=100.0)
+    (reply,) = asyncio.run(play(environment, environment.tasks("train", limit=1)[0], ["word"]))
+    assert reply.verdict is not None and reply.verdict.success
+    assert len(sleepers()) == 3, "or this test shows nothing"
+    asyncio.run(environment.close())
+    assert not sleepers()
+
+
+def test_a_world_that_broke_is_not_kept_by_its_worker(rude: Any) -> None:
+    environment = rude("surrogate")
+    task = environment.tasks("train", limit=1)[0]
+
+    async def broken() -> dict[str, Any]:
+        world = await environment.start(task)
+        await world.act("word")
+        await world.close()
+        return await world.process.ask({"op": "act", "world": world.name, "number": 1, "action": "word"})
+
+    assert asyncio.run(broken()) == {"lost": True}

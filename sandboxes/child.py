@@ -275,5 +275,6 @@ def flush() -> bool:
 
 
 def compiled(source: str, name: str) -> types.CodeType:
+    source = source.removeprefix("\ufeff")  # as in a file: a byte order mark is no part of a program
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     return compile(source, name, "exec", dont_inherit=True)

@@ -109,8 +109,8 @@ class Text:
                 return f"the tests use {node.attr} of an object of the program"
             if node.attr in _CHANGING and self._kept_there(node.value):
                 return f"the tests change what the program holds, by {node.attr}"
-            if not isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name) and node.value.id in self.modules:
-                return f"the tests change {node.value.id}"
+            if not isinstance(node.ctx, ast.Load) and self.handed.path_of(node).partition(".")[0] in sys.stdlib_module_names:
+                return f"the tests change {self.handed.path_of(node.value)}"
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load) and self._kept_there(node.value):
             return "the tests change what the program holds"
         elif isinstance(node, ast.Await):

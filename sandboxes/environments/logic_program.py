@@ -34,7 +34,7 @@ from kintsugi.sandboxes.environments.program_of_thought import Objection
 
 Label = Literal["True", "False", "Unknown"]
 MAX_STATEMENTS: Final = 600
-MAX_ARGUMENTS: Final = 6
+MAX_ARGUMENTS: Final = 64
 MAX_VARIABLES: Final = 6
 
 RUNNER: Final = """

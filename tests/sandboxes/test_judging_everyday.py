@@ -262,3 +262,10 @@ def test_an_exception_that_cannot_be_printed_fails_its_test_alone(sandbox: Local
     assert judged.passed == 1 and [failure.index for failure in judged.failures] == [0, 1], judged
     shown = sandbox.run(f"{odd}\nf(1)")
     assert shown.status == "error" and "SyntaxError" in shown.stderr and "program.py" in shown.stderr, shown
+
+
+def test_what_tests_change_in_a_module_is_changed_for_the_program(sandbox: LocalSandbox) -> None:
+    program = "\ufeffimport time\ndef f():\n    return time.time()"
+    for test in ("import time\ntime.time = lambda: 42", "import time as t\nt.time = lambda: 42", "time.time = lambda: 42"):
+        judged = sandbox.run_tests(program, [test, "assert f() == 42"])
+        assert judged.all_passed and judged.judging == "one process: the tests change time", judged

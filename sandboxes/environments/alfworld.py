@@ -63,8 +63,16 @@ ABOUT = About(
     bundled=True,
     extra="alfworld",
     downloads=tuple(
-        Download(url=f"https://github.com/alfworld/alfworld/releases/download/{name}", path=Path(name).name, unpack=True)
-        for name in ("0.2.2/json_2.1.1_json.zip", "0.4.0/json_2.1.2_tw-pddl.zip")
+        Download(
+            url=f"https://github.com/alfworld/alfworld/releases/download/{name}",
+            path=Path(name).name,
+            sha256=sha256,
+            unpack=True,
+        )
+        for name, sha256 in (
+            ("0.2.2/json_2.1.1_json.zip", "25171f16e20ad7b048c47275c45b0babf3aa1cbab29cec97387922350a9844bc"),
+            ("0.4.0/json_2.1.2_tw-pddl.zip", ""),
+        )
     ),
 )
 

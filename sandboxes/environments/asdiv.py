@@ -52,6 +52,7 @@ ABOUT = About(
         Download(
             url=f"https://raw.githubusercontent.com/chaochun/nlu-asdiv-dataset/{_COMMIT}/dataset/ASDiv.xml",
             path="ASDiv.xml",
+            sha256="ef8904068482919ac48c8eeaaf6df344b8a308ba66d048c2d4d87eab82dc4929",
         ),
     ),
 )

@@ -47,7 +47,11 @@ ABOUT = About(
     home="https://github.com/openai/grade-school-math",
     bundled=True,
     downloads=tuple(
-        Download(url=f"{_RAW}grade_school_math/data/{name}", path=name) for name in ("train.jsonl", "test.jsonl")
+        Download(url=f"{_RAW}grade_school_math/data/{name}", path=name, sha256=sha256)
+        for name, sha256 in (
+            ("train.jsonl", "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+            ("test.jsonl", "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
+        )
     ),
 )
 

@@ -53,8 +53,11 @@ ABOUT = About(
     bundled=True,
     extra="hotpotqa",
     downloads=tuple(
-        Download(url=f"http://curtis.ml.cmu.edu/datasets/hotpot/{name}", path=name)
-        for name in ("hotpot_train_v1.1.json", "hotpot_dev_distractor_v1.json")
+        Download(url=f"http://curtis.ml.cmu.edu/datasets/hotpot/{name}", path=name, sha256=sha256)
+        for name, sha256 in (
+            ("hotpot_train_v1.1.json", "26650cf50234ef5fb2e664ed70bbecdfd87815e6bffc257e068efea5cf7cd316"),
+            ("hotpot_dev_distractor_v1.json", "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea"),
+        )
     ),
 )
 

@@ -71,6 +71,7 @@ ABOUT = About(
         Download(
             url="https://raw.githubusercontent.com/google-research/google-research/master/mbpp/mbpp.jsonl",
             path="mbpp.jsonl",
+            sha256="ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
         ),
     ),
 )

@@ -46,7 +46,13 @@ ABOUT = About(
     licence="MIT",
     home="https://github.com/arkilpatel/SVAMP",
     bundled=True,
-    downloads=(Download(url="https://raw.githubusercontent.com/arkilpatel/SVAMP/main/SVAMP.json", path="SVAMP.json"),),
+    downloads=(
+        Download(
+            url="https://raw.githubusercontent.com/arkilpatel/SVAMP/689d7ccac74b9983a2ac7cc3b264f441b99e7c53/SVAMP.json",
+            path="SVAMP.json",
+            sha256="5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e",
+        ),
+    ),
 )
 
 

@@ -165,9 +165,12 @@ class EvaluateConfig(StrictConfig):
 
 
 class ControlConfig(StrictConfig):
-    """The control: the same optimizer steps on the demonstrations alone, from the same start. Needs `[warm_start]`."""
+    """The control: the same optimizer steps on the demonstrations alone, from the same start. Needs `[warm_start]`.
+
+    evaluate_every: it is evaluated after every so many rounds, and after the last."""
 
     enabled: bool = False
+    evaluate_every: int = Field(default=1, ge=1)
 
 
 class Recipe(StrictConfig):

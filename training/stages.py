@@ -188,8 +188,11 @@ class Stages:
 
     async def evaluate(self, state: RoundState) -> dict[str, Any]:
         """Held-out success of what was trained."""
+        number, every = state["round"], self.recipe.control.evaluate_every
         for target, version in state["trained"].items():
-            await self._evaluate(version, self._at(state["versions"][version]), arm=target, round=state["round"])
+            if target == "control" and number % every and number != self.recipe.rounds:
+                continue
+            await self._evaluate(version, self._at(state["versions"][version]), arm=target, round=number)
         return {}
 
     async def promote(self, state: RoundState) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class Stages:
         self._record_evaluation(known[version], arm="main", promoted=decision.promote)
         self.run.record("gate", round=number, promoted=decision.promote, reason=decision.reason, version=version)
         control = state["trained"].get("control")
-        beside = f", control {known[control].success_rate:.1%}" if control else ""
+        beside = f", control {known[control].success_rate:.1%}" if control in known else ""
         self.watch.say(f"round {number}  held out {known[version].success_rate:.1%}{beside}; {decision.reason}")
         champion = version if decision.promote else state["champion"]
         return {"champion": champion, "round": number + 1}

@@ -218,6 +218,26 @@ def test_tiny_run_is_a_fair_test(tiny_run: RunResult) -> None:
     assert set(tiny_run.success_rates) == {(arm, number) for arm in ("main", "control") for number in (0, 1, 2)}
 
 
+def test_the_control_is_evaluated_as_often_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kintsugi.training.stages import Stages
+
+    seen: list[tuple[str, int]] = []
+
+    async def note(self: Any, version: str, folder: str, *, arm: str, round: int) -> None:
+        seen.append((arm, round))
+
+    monkeypatch.setattr(Stages, "_evaluate", note)
+    monkeypatch.setattr(Stages, "_at", lambda self, folder: folder)
+    stages = Stages.__new__(Stages)
+    stages.recipe = load_recipe("demo", ["rounds=5", "control.evaluate_every=2"])
+    for number in range(1, 6):
+        versions = {name: name for name in ("round", "control")}
+        state: Any = {"round": number, "trained": {"main": "round", "control": "control"}, "versions": versions}
+        asyncio.run(stages.evaluate(state))
+    assert [number for arm, number in seen if arm == "main"] == [1, 2, 3, 4, 5]
+    assert [number for arm, number in seen if arm == "control"] == [2, 4, 5]
+
+
 def test_seeds(told: Any, tiny: Path, tiny_run: RunResult) -> None:
     """The same seed gave the same run in other processes and folders (`killed`, `interrupted`); another gives another."""
     first = end_state(told[0] / "interrupted")["losses"]["round-1"]

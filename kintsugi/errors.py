@@ -35,6 +35,10 @@ class DataError(KintsugiError):
     exit_code = 4
 
 
+class MissingSplit(DataError):
+    """The data have no such split (no file of it, no record of it); they may have others. Never a malformed record."""
+
+
 class LedgerError(KintsugiError):
     """The ledger cannot be opened, read or written."""
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kintsugi.errors import ConfigError
+from kintsugi.errors import ConfigError, KintsugiError
 
 if TYPE_CHECKING:
+    from kintsugi.sandboxes.environments.conformance import Report
     from kintsugi.sandboxes.environments.environment import Environment
+    from kintsugi.sandboxes.environments.gold_self_test import GoldResult
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="List environments, and check one.")
 
@@ -59,38 +64,83 @@ def check_environment(
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Another option of the environment.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Whose tasks the suite plays.")] = "train",
+    split: Annotated[
+        str | None, typer.Option("--split", help="Whose tasks the suite plays (train, or the first that is there).")
+    ] = None,
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="How many of them.")] = 20,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance suite, then the gold self-test over every record.
 
     Without --data an environment plays its bundled set. Exits with 1 when anything fails.
     """
-    from kintsugi.sandboxes.environments.conformance import check
-    from kintsugi.sandboxes.environments.gold_self_test import check_golds
-
     options = {**_options(option or []), **({"data": data} if data is not None else {})}
-    golds = asyncio.run(_closing(_open(name, options), check_golds))
-    environment = _open(name, options)
-    perturb = getattr(environment, "perturbed", None)
-    report = asyncio.run(check(environment, split=split, num_tasks=tasks, perturb=perturb))
+    report = _suite(name, options, split, tasks, timeout_s)
+    golds = _golds(name, options, split, timeout_s, hung=bool(report.skipped) and report.num_tasks > 0)
     if as_json:
         told = {"conformance": dataclasses.asdict(report), "golds": dataclasses.asdict(golds)}
         typer.echo(json.dumps({"ok": report.ok and golds.ok, **told}, indent=1))
     else:
-        typer.echo(f"conformance: {report}")
-        typer.echo(f"golds: {golds}")
+        typer.echo(_wrapped(f"conformance: {report}"))
+        typer.echo(_wrapped(f"golds: {golds}"))
         typer.echo("ok" if report.ok and golds.ok else "not ok")
     if not (report.ok and golds.ok):
         raise typer.Exit(1)
 
 
-async def _closing(environment: Environment, work: Any) -> Any:
-    try:
-        return await work(environment)
-    finally:
-        await environment.close()
+def _suite(name: str, options: Mapping[str, Any], split: str | None, tasks: int, timeout_s: float) -> Report:
+    """The conformance suite's report, what was left behind since the environment was opened included."""
+    from kintsugi.sandboxes.environments.conformance import check
+    from kintsugi.sandboxes.environments.leftovers import Leftovers
+    from kintsugi.sandboxes.environments.split_reading import first_split
+
+    with Leftovers() as left:
+        environment = _open(name, options)
+        try:
+            chosen = first_split(environment) if split is None else split
+            perturb = getattr(environment, "perturbed", None)
+            checking = check(environment, split=chosen, num_tasks=tasks, perturb=perturb, limit_s=timeout_s, left=left)
+            return asyncio.run(checking)
+        except KintsugiError:
+            asyncio.run(_closed(environment))
+            raise
+
+
+def _golds(name: str, options: Mapping[str, Any], split: str | None, timeout_s: float, *, hung: bool) -> GoldResult:
+    from kintsugi.sandboxes.environments.gold_self_test import GoldResult, check_golds
+
+    environment = _open(name, options)
+    if hung:
+        return GoldResult(environment=environment.name, failures=("not tried: an answer never came in the suite",))
+
+    async def checked() -> GoldResult:
+        try:
+            return await check_golds(environment, named=[split] if split else [], limit_s=timeout_s)
+        finally:
+            await _closed(environment)
+
+    return asyncio.run(checked())
+
+
+async def _closed(environment: Environment) -> None:
+    """Close it, whatever it says: what is wrong with closing is the suite's to tell."""
+    from kintsugi.sandboxes.environments.careful_calls import Broken, asked, time_limit
+
+    async with time_limit(10.0):
+        try:
+            await asked(environment.close, what="close")
+        except Broken:
+            return
+
+
+def _wrapped(text: str) -> str:
+    """Lines as long as the terminal is wide; as they are where a program reads them."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    fill = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill.fill(line) for line in text.split("\n"))
 
 
 def _open(name: str, options: Mapping[str, Any]) -> Environment:

@@ -8,6 +8,7 @@ their module's docstring. Left out: fetching itself (`official_download.py`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from kintsugi.sandboxes.environments.environment import environment_module
@@ -30,7 +31,8 @@ class About:
     """kind: how an attempt goes ("program of thought", "several turns", …). metric: what success means. data: files of
     the official release and their schema, in one line. splits: names that `tasks` takes with official data; licence: of
     those data. bundled: a set of the project's own plays without any (`data="bundled"`). home: where the release is.
-    extra: the optional extra it needs."""
+    extra: the optional extra it needs. on_request: splits of so many tasks that `environments check` tries their golds only
+    when they are named."""
 
     kind: str
     metric: str
@@ -41,6 +43,13 @@ class About:
     bundled: bool = False
     extra: str = ""
     downloads: tuple[Download, ...] = ()
+    on_request: tuple[str, ...] = ()
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names in `splits`, without what is said of them: "train and heldout (4 : 1 of it)" are two."""
+        bare = (re.sub(r"\([^)]*\)", "", one) for one in self.splits)
+        return tuple(dict.fromkeys(name.strip() for one in bare for name in re.split(r",|\band\b", one) if name.strip()))
 
 
 def about(name: str) -> About:

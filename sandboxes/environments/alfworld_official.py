@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from kintsugi.errors import DataError, nearest
+from kintsugi.errors import DataError, MissingSplit, nearest
 from kintsugi.sandboxes.environments.alfworld_prompt import first_observation
 from kintsugi.sandboxes.environments.alfworld_rooms import TASK_TYPES
 from kintsugi.sandboxes.environments.alfworld_worker import read_game_file
@@ -36,7 +36,7 @@ def folder_of(data: str | Path, split: str) -> Path | None:
     Raises DataError when the data or the split are not there."""
     root = Path(data).expanduser()
     if not root.is_dir():
-        raise DataError(f"expected ALFWorld's data folder at {root}, found none; {_MEND}")
+        raise MissingSplit(f"expected ALFWorld's data folder at {root}, found none; {_MEND}")
     if (root / "json_2.1.1").is_dir():
         root = root / "json_2.1.1"
     there = sorted(one.name for one in root.iterdir() if one.is_dir())
@@ -45,7 +45,7 @@ def folder_of(data: str | Path, split: str) -> Path | None:
     name = next((one for one in _HELDOUT if one in there), split) if split == "heldout" else split
     if name not in there:
         known = nearest(split, [*there, "heldout"] if set(_HELDOUT) & set(there) else there)
-        raise DataError(f'ALFWorld\'s data folder {root} has no split "{split}": {known}; {_MEND}')
+        raise MissingSplit(f'ALFWorld\'s data folder {root} has no split "{split}": {known}; {_MEND}')
     return root / name
 
 

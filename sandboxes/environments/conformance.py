@@ -4,156 +4,221 @@
     assert report.ok, str(report)
 
 Each `check_…` function tests one promise of `environment.py` and returns sentences about what is broken, none if it
-holds.
-`check` runs them all on a few tasks and then closes the environment; hand over one that owns what it opens, for the
-last check counts child processes. The malformed actions are drawn from a fixed seed.
+holds; what the environment raises is such a sentence too (`careful_calls.py`). After an answer that never came the other
+checks are not tried. `check` runs them all on a few tasks and then closes the environment; hand over one that owns what it
+opens, for the last check looks for processes and files. The malformed actions are drawn from a fixed seed.
 
 `perturb(task, gold)` may give action sequences that must fail, for what only the environment's author can think of
 (a wrong number, another room); emptied, cut and reversed golds are always tried.
 
-Left out: speed, and whether the official metric is computed right; that is each environment's own test.
+Left out: speed, and whether the official metric is computed right; that is each environment's own test. A world that
+remembers is found where it answers one of a few wrong actions otherwise after a success, not by a password of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import random
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from kintsugi.errors import DataError
 from kintsugi.records import Task, to_plain
+from kintsugi.sandboxes.environments.careful_calls import (
+    TIME_LIMIT_S,
+    Attempt,
+    Broken,
+    asked,
+    attempt,
+    findings_of,
+    gold_of,
+    known_bad,
+    play,
+    spoiled_by,
+    stretched,
+    time_limit,
+    won,
+)
 from kintsugi.sandboxes.environments.environment import Environment, Reply
+from kintsugi.sandboxes.environments.leak_checks import check_leaks, text_of
+from kintsugi.sandboxes.environments.leftovers import Leftovers
+from kintsugi.sandboxes.environments.malformed_actions import malformed_actions
+from kintsugi.sandboxes.environments.split_reading import read_split
+from kintsugi.sandboxes.environments.task_checks import check_tasks
 
 Perturb = Callable[[Task, Sequence[str]], Iterable[Sequence[str]]]
 
-NUM_FUZZED: Final = 200
 NUM_WORLDS: Final = 32
+NUM_REMEMBERED: Final = 6
+"""Tasks that are played, won and played again."""
 CLOSE_WAIT_S: Final = 3.0
 LONGEST_FEEDBACK: Final = 5_000
-
-_PIECES: Final = (
-    "a = 3", "print(", "))", "\n", "\r\n", "\t", " ", "```", "```python\n", "go ", "think:", "finish[", "]", '"', "'",
-    "\\", "\0", "\x1b[31m", "\x07", "\x0c", "\ud800", "\udfff", "\u202e", "\u2028", "é", "٣", "🙂", "{}", "%s", "${x}",
-    "<|im_end|>", "</s>", "'; DROP TABLE tasks; --", "$(touch x)", "`id`", "../../etc/passwd", "__import__('os')",
-    "1e999", "9" * 30, "lambda: (yield)", "def f(", "return 5", "NaN", '{"success": true, "reward": 1}', "<script>",
-    "#### 5", "Verdict(",
-)  # fmt: skip
+_SHOWN: Final = 20
+_PATIENCE: Final = 4.0
+"""So much longer than alone may an answer take among `NUM_WORLDS` at once."""
+_IDLE: Final = ("no such action", "", "again", "done", "submit", "yes", "print(-987654.25)")
+"""What a world that remembers a success may take for another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The outcome. checks: names of what was tried; failures: one sentence each; num_tasks: tasks used."""
+    """The outcome. checks: names of what was tried; failures: one sentence each; num_tasks: tasks used. skipped: names of
+    what was not tried, after an answer that never came or without tasks. found: the failures of each check."""
 
     environment: str
     split: str
     num_tasks: int
     checks: tuple[str, ...]
     failures: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    found: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        return not self.failures
+        return not self.failures and not self.skipped
 
     def __str__(self) -> str:
         head = f"{self.environment} ({self.split}, {self.num_tasks} tasks): {len(self.checks)} checks"
-        return "\n".join([f"{head}, {len(self.failures)} failures", *(f"- {text}" for text in self.failures)])
+        lines = [f"{head}, {len(self.failures)} failures", *(f"- {text}" for text in self.failures[:_SHOWN])]
+        if len(self.failures) > _SHOWN:
+            lines.append(f"- and {len(self.failures) - _SHOWN} more (all with --json)")
+        if self.skipped:
+            lines.append(f"not tried: {', '.join(self.skipped)}")
+        return "\n".join(lines)
 
 
 async def check(
-    environment: Environment, *, split: str = "train", num_tasks: int = 20, perturb: Perturb | None = None
+    environment: Environment,
+    *,
+    split: str = "train",
+    num_tasks: int = 20,
+    perturb: Perturb | None = None,
+    limit_s: float = TIME_LIMIT_S,
+    left: Leftovers | None = None,
 ) -> Report:
-    """Run every check on `num_tasks` tasks of `split`, then close `environment`. Raises what loading tasks raises."""
-    before = _children()
-    tasks = list(environment.tasks(split, limit=num_tasks))
-    failures = {"tasks": check_tasks(environment, split, num_tasks)}
-    if tasks:
-        failures["gold"] = await check_gold(environment, tasks)
-        failures["perturbed"] = await check_perturbed(environment, tasks, perturb)
-        failures["malformed"] = await check_malformed(environment, tasks)
-        failures["replay"] = await check_replay(environment, tasks)
-        failures["concurrent"] = await check_concurrent(environment, tasks)
-        failures["leaks"] = await check_leaks(environment, tasks)
-    failures["close"] = await check_close(environment, before)
+    """Run every check on `num_tasks` tasks of `split`, then close `environment`.
+
+    limit_s: seconds for one answer. left: the caller's, who opened the environment inside it.
+    Raises DataError for a split that is not there, MissingExtra and others for what cannot be played here."""
+    found: dict[str, list[str]] = {}
+    skipped: list[str] = []
+    with ExitStack() as stack:
+        left = stack.enter_context(Leftovers()) if left is None else left
+        reading = read_split(environment, split, limit=num_tasks)
+        if reading.left_out and reading.error is not None:
+            raise reading.error
+        async with time_limit(limit_s):
+            await _opened(environment)
+            found["tasks"] = check_tasks(environment, split, num_tasks, reading)
+            for name, checked in _playing(environment, list(reading.tasks), perturb).items():
+                if not reading.tasks or skipped:
+                    skipped.append(name)
+                    continue
+                try:
+                    found[name] = await checked()
+                except Broken as broken:
+                    found[name] = [broken.finding]
+                    skipped += [name] if broken.hung else []
+            found["close"] = await check_close(environment, left)
+    found = _merged(found)
     return Report(
-        environment=environment.name,
+        environment=str(getattr(environment, "name", "")),
         split=split,
-        num_tasks=len(tasks),
-        checks=tuple(failures),
-        failures=tuple(text for texts in failures.values() for text in texts),
+        num_tasks=len(reading.tasks),
+        checks=tuple(found),
+        failures=tuple(text for texts in found.values() for text in texts),
+        skipped=tuple(name for name in skipped if name not in found),
+        found={name: tuple(texts) for name, texts in found.items() if texts},
     )
 
 
-async def play(environment: Environment, task: Task, actions: Sequence[str]) -> list[Reply]:
-    """Replies of a fresh world to `actions`, up to a verdict or `max_turns`."""
-    world = await environment.start(task)
-    replies: list[Reply] = []
+def _playing(
+    environment: Environment, tasks: list[Task], perturb: Perturb | None
+) -> dict[str, Callable[[], Awaitable[list[str]]]]:
+    """The checks that play, in order; the first must be, since nothing was won before it."""
+    return {
+        "state": lambda: check_state(environment, tasks),
+        "gold": lambda: check_gold(environment, tasks),
+        "perturbed": lambda: check_perturbed(environment, tasks, perturb),
+        "malformed": lambda: check_malformed(environment, tasks),
+        "replay": lambda: check_replay(environment, tasks),
+        "concurrent": lambda: check_concurrent(environment, tasks),
+        "leaks": lambda: check_leaks(environment, tasks),
+    }
+
+
+async def _opened(environment: Environment) -> None:
+    """Open the sandbox first, where there is one: building an image takes longer than any answer may."""
+    sandbox: Any = getattr(environment, "sandbox", None)
+    if asyncio.iscoroutinefunction(sandbox):
+        await sandbox()
+
+
+def _merged(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The same fault told once, with how often it was met."""
+    counts: dict[str, int] = {}
+    for text in (text for texts in found.values() for text in texts):
+        counts[_key(text)] = counts.get(_key(text), 0) + 1
+    told: set[str] = set()
+    merged: dict[str, list[str]] = {}
+    for name, texts in found.items():
+        merged[name] = []
+        for text in texts:
+            more = counts[_key(text)] - 1
+            if _key(text) not in told:
+                merged[name].append(f"{text}; {more} more like it" if more and getattr(text, "key", "") else str(text))
+            told.add(_key(text))
+    return merged
+
+
+def _key(text: str) -> str:
+    return getattr(text, "key", "") or text
+
+
+async def check_state(environment: Environment, tasks: Sequence[Task]) -> list[str]:
+    """A success leaves nothing behind: wrong actions get the same replies before and after it. For fresh environments."""
+    chosen = tasks[:NUM_REMEMBERED]
+    failures: list[str] = []
     try:
-        await world.observe()
-        for action in actions[: environment.max_turns]:
-            replies.append(await world.act(action))
-            if replies[-1].verdict is not None:
-                break
-    finally:
-        await world.close()
-    return replies
+        before = await _idle(environment, chosen)
+        for task in chosen:
+            gold = await gold_of(environment, task)
+            await play(environment, task, gold or ())
+        after = await _idle(environment, chosen)
+        changed = [place for place, task in enumerate(chosen) if before[place] != after[place]]
+        steady = await _idle(environment, [chosen[place] for place in changed])
+    except Broken as broken:
+        return findings_of(broken)
+    for place, still in zip(changed, steady, strict=True):
+        if still != after[place]:
+            continue  # it answers differently each time, which `check_replay` tells
+        one, two = next(pair for pair in zip(before[place], after[place], strict=True) if pair[0] != pair[1])
+        told = f"{_outcome(one)} / {_outcome(two)}" if one.first == two.first else f"{one.first!a:.80} / {two.first!a:.80}"
+        failures.append(f"{chosen[place].id} answers a wrong action otherwise once its gold has been played: {told}")
+    return failures
 
 
-def check_tasks(environment: Environment, split: str, num_tasks: int) -> list[str]:
-    """Tasks are the same each time, plain data, named apart, and held-out ones are no training tasks."""
-    tasks = list(environment.tasks(split, limit=num_tasks))
-    failures = []
-    if not tasks:
-        failures.append(f'tasks("{split}", limit={num_tasks}) gave none')
-    if len(tasks) > num_tasks:
-        failures.append(f'tasks("{split}", limit={num_tasks}) gave {len(tasks)}')
-    if tasks != list(environment.tasks(split, limit=num_tasks)):
-        failures.append(f'tasks("{split}") differ when asked for twice with the same seed')
-    if len({task.id for task in tasks}) < len(tasks):
-        failures.append(f'tasks("{split}") have ids that occur twice')
-    for task in tasks:
-        if task.split != split or task.environment != environment.name or not task.prompt.strip() or not task.id:
-            failures.append(f"task {task.id!r} has a wrong split, a wrong environment, no prompt or no id")
-        if json.loads(json.dumps(to_plain(task))) != to_plain(task):
-            failures.append(f"task {task.id!r} does not survive JSON: its payload must be plain data with text keys")
-    try:
-        environment.tasks("no such split", limit=1)
-        failures.append('tasks("no such split") gave tasks; expected DataError')
-    except DataError:
-        pass
-    return failures + _overlap(environment, num_tasks)
-
-
-def _overlap(environment: Environment, num_tasks: int) -> list[str]:
-    prompts: dict[str, set[str]] = {}
-    for split in ("train", "heldout", "demonstrations"):
-        try:
-            several = [environment.tasks(split, limit=10 * num_tasks, seed=seed) for seed in (0, 1)]
-        except DataError:
-            continue
-        prompts[split] = {" ".join(task.prompt.split()).casefold() for tasks in several for task in tasks}
-    return [
-        f'the splits {split} and heldout share a prompt: "{sorted(shared)[0][:80]}"'
-        for split in prompts
-        if split != "heldout" and (shared := prompts[split] & prompts.get("heldout", set()))
-    ]
+async def _idle(environment: Environment, tasks: Sequence[Task]) -> list[list[Attempt]]:
+    """Attempts at each task with actions that are nobody's answer: one by one, and at the end all together."""
+    plans = [[action] for action in _IDLE] + ([list(_IDLE)] if environment.max_turns > 1 else [])
+    return [[await attempt(environment, task, plan) for plan in plans] for task in tasks]
 
 
 async def check_gold(environment: Environment, tasks: Sequence[Task]) -> list[str]:
     """The gold actions end in success, with reward 1, on the last of them; `known_bad` names tasks whose golds do not."""
     failures = []
     for task in tasks:
-        gold = await environment.gold(task)
-        if gold is None or task.id in getattr(environment, "known_bad", {}):
+        try:
+            gold = await gold_of(environment, task)
+            if gold is None or task.id in known_bad(environment):
+                continue
+            replies = await play(environment, task, gold)
+        except Broken as broken:
+            failures += findings_of(broken)
             continue
-        replies = await play(environment, task, gold)
-        if not _won(replies) or len(replies) != len(gold):
+        if not won(replies) or len(replies) != len(gold):
             failures.append(f"the gold actions of {task.id} do not win: {_last(replies)}")
         elif (verdict := replies[-1].verdict) is not None and verdict.reward != 1.0:
             failures.append(f"the gold actions of {task.id} earn reward {verdict.reward}, expected 1")
@@ -164,15 +229,17 @@ async def check_perturbed(environment: Environment, tasks: Sequence[Task], pertu
     """Emptied, cut and reversed golds fail, and so does what `perturb` gives."""
     failures = []
     for task in tasks:
-        gold = await environment.gold(task)
-        if gold is None:
-            continue
-        last = gold[-1]
-        wrong = [(*gold[:-1], text) for text in ("", last[: len(last) // 2], last[::-1])]
-        for actions in [*wrong, *(perturb(task, gold) if perturb else ())]:
-            replies = await play(environment, task, actions)
-            if list(actions) != list(gold) and _won(replies):
-                failures.append(f"{task.id} is won by a spoiled gold: {actions[-1][:120]!r}")
+        try:
+            gold = await gold_of(environment, task)
+            if gold is None:
+                continue
+            last = gold[-1]
+            wrong = [[*gold[:-1], text] for text in ("", last[: len(last) // 2], last[::-1])]
+            for actions in [*wrong, *spoiled_by(perturb, task, gold)]:
+                if actions != gold and won(await play(environment, task, actions)):
+                    failures.append(f"{task.id} is won by a spoiled gold: {actions[-1][:120]!r}")
+        except Broken as broken:
+            failures += findings_of(broken)
     return failures
 
 
@@ -180,12 +247,11 @@ async def check_malformed(environment: Environment, tasks: Sequence[Task]) -> li
     """Any text is answered, with a usable sentence; nothing is raised, nothing breaks."""
     failures = []
     for index, action in enumerate(malformed_actions(await _first_gold(environment, tasks[0]))):
-        task = tasks[index % len(tasks)]
         shown = ascii(action[:60])
         try:
-            reply = (await play(environment, task, [action]))[0]
-        except Exception as error:  # the very thing under test: whatever it raises is the finding
-            failures.append(f"action {shown} raised {type(error).__name__}: {str(error)[:120]}")
+            reply = (await play(environment, tasks[index % len(tasks)], [action]))[0]
+        except Broken as broken:
+            failures += findings_of(broken)
             continue
         if reply.verdict is not None and reply.verdict.error:
             failures.append(f"action {shown} broke the environment: {reply.verdict.error}")
@@ -193,113 +259,63 @@ async def check_malformed(environment: Environment, tasks: Sequence[Task]) -> li
     return failures
 
 
-def malformed_actions(gold: str, num: int = NUM_FUZZED) -> list[str]:
-    """The same `num` odd texts each time: empty, huge, deep, binary, control characters, surrogates, injections, and
-    `gold` with a few characters changed."""
-    rng = random.Random("kintsugi malformed actions")
-    actions = ["", " ", "\n\n", "\0", "\ud800", "x" * 200_000, "(" * 10_000, "-" * 10_000 + "1", "9" * 10_000]
-    actions += [
-        "```",
-        "\\",
-        "a" + "[0]" * 5_000,
-        "\n" * 50_000,
-        "".join(map(chr, range(256))),
-        "go " + "north " * 999,
-        *_PIECES,
-    ]
-    while len(actions) < num:
-        if rng.random() < 0.3 and gold:
-            cut = rng.randrange(len(gold))
-            actions.append(gold[:cut] + rng.choice(_PIECES) + gold[cut + rng.randrange(3) :])
-        elif rng.random() < 0.3:
-            actions.append(rng.randbytes(rng.randrange(1, 80)).decode("utf-8", "surrogateescape"))
-        else:
-            actions.append("".join(rng.choices(_PIECES, k=rng.randrange(1, 12))))
-    return actions[:num]
-
-
 async def check_replay(environment: Environment, tasks: Sequence[Task]) -> list[str]:
-    """The same actions get the same replies in a fresh world."""
+    """A fresh world begins as the other did, and the same actions get the same replies."""
     failures = []
     for task in tasks:
-        gold = await environment.gold(task) or ()
-        for actions in (gold, [*gold[:-1], "look", "no such action"], ["no such action"] * 3):
-            first, second = await play(environment, task, actions), await play(environment, task, actions)
-            if first != second:
-                failures.append(f"{task.id} answers the same actions differently: {_last(first)} / {_last(second)}")
-                break
+        try:
+            gold = await gold_of(environment, task) or []
+            for actions in (gold, [*gold[:-1], "look", "no such action"], ["no such action"] * 3):
+                first, second = await attempt(environment, task, actions), await attempt(environment, task, actions)
+                if first.first != second.first:
+                    told = f"{ascii(first.first)[:80]} / {ascii(second.first)[:80]}"
+                    failures.append(f"two worlds of {task.id} begin differently: observe() gives {told}")
+                    break
+                if first != second:
+                    told = f"{_outcome(first)} / {_outcome(second)}"
+                    failures.append(f"{task.id} answers the same actions differently: {told}")
+                    break
+        except Broken as broken:
+            failures += findings_of(broken)
     return failures
 
 
 async def check_concurrent(environment: Environment, tasks: Sequence[Task]) -> list[str]:
-    """Worlds that run at once do not see each other: each replies as it does alone."""
+    """Worlds that run at once do not see each other: each begins and replies as it does alone."""
     chosen = [tasks[index % len(tasks)] for index in range(NUM_WORLDS)]
-    plans = [[*(await environment.gold(task) or ()), "no such action"] for task in chosen]
-    alone = [await play(environment, task, plan) for task, plan in zip(chosen, plans, strict=True)]
-    pairs = zip(chosen, plans, strict=True)
-    at_once = await asyncio.gather(*(play(environment, task, plan) for task, plan in pairs))
-    differ = sum(one != other for one, other in zip(alone, at_once, strict=True))
-    return [f"{differ} of {NUM_WORLDS} worlds reply differently when they run at once"] if differ else []
+    try:
+        plans = [[*(await gold_of(environment, task) or ()), "no such action"] for task in chosen]
+        alone = [await attempt(environment, task, plan) for task, plan in zip(chosen, plans, strict=True)]
+        with stretched(_PATIENCE):
+            tried = (attempt(environment, task, plan) for task, plan in zip(chosen, plans, strict=True))
+            at_once = await asyncio.gather(*tried, return_exceptions=True)
+    except Broken as broken:
+        return findings_of(broken)
+    raised = [one for one in at_once if isinstance(one, BaseException)]
+    for error in raised:
+        if not isinstance(error, Broken):
+            raise error
+    failures = [text for error in raised if isinstance(error, Broken) for text in findings_of(error)]
+    differ = sum(one != two for one, two in zip(alone, at_once, strict=True)) - len(raised)
+    return failures + ([f"{differ} of {NUM_WORLDS} worlds reply differently when they run at once"] if differ else [])
 
 
-async def check_leaks(environment: Environment, tasks: Sequence[Task]) -> list[str]:
-    """Replies to wrong actions do not hold the answer, unless the prompt or the action does.
-
-    A payload's `answer` found in a reply is a leak when it goes away or changes as the answer in the payload changes
-    (otherwise it is there by chance, like a line number). Lines of a one-turn gold action must not occur at all."""
-    failures = []
-    for task in tasks:
-        gold = await environment.gold(task)
-        for wrong in await _wrong_actions(environment, task):
-            text = _text(await play(environment, task, wrong))
-            answer = str(task.payload.get("answer", ""))
-            known = task.prompt + "\n" + "\n".join(wrong)
-            if answer and _holds(text, answer) and not _holds(known, answer):
-                other = replace(task, payload={**task.payload, "answer": _changed(task.payload["answer"])})
-                if _text(await play(environment, other, wrong)) != text:
-                    failures.append(f"a reply to a wrong action of {task.id} holds its answer {answer}: {text[:120]!r}")
-            if environment.max_turns == 1 and gold:
-                lines = [line.strip() for line in gold[0].split("\n") if len(line.strip()) >= 8]
-                shown = [line for line in lines if line in text and line not in known]
-                failures += [f"a reply to a wrong action of {task.id} holds the gold line {line!r}" for line in shown]
-    return failures
-
-
-async def _wrong_actions(environment: Environment, task: Task) -> list[list[str]]:
-    """Sequences that do not win: nonsense, and golds with a number changed or an end missing."""
-    gold = list(await environment.gold(task) or ())
-    wrong = [["no such action"], [""], ["print(-987654.25)"]]
-    if gold:
-        spoiled = re.sub(r"\d+", lambda match: str(int(match[0]) + 1), gold[-1], count=1)
-        wrong += [[*gold[:-1], text] for text in (spoiled, gold[-1].rpartition("\n")[0], gold[-1][:-1])]
-    return [actions for actions in wrong if not _won(await play(environment, task, actions))]
-
-
-async def check_close(environment: Environment, before: set[int]) -> list[str]:
-    """`close` works twice and leaves no child process that was not there `before`."""
-    failures = []
-    for attempt in ("first", "second"):
+async def check_close(environment: Environment, left: Leftovers) -> list[str]:
+    """`close` works twice and leaves no process and no file that `left` had not seen before."""
+    failures: list[str] = []
+    for attempted in ("first", "second"):
         try:
-            await environment.close()
-        except Exception as error:  # the very thing under test
-            failures.append(f"the {attempt} close raised {type(error).__name__}: {str(error)[:120]}")
+            await asked(environment.close, what=f"the {attempted} close")
+        except Broken as broken:
+            failures.append(broken.finding)
     deadline = time.monotonic() + CLOSE_WAIT_S
-    while (left := _children() - before) and time.monotonic() < deadline:
+    while ((processes := left.processes()) or left.files()) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
-    return [*failures, f"{len(left)} child processes are left {CLOSE_WAIT_S:g} s after close"] if left else failures
-
-
-def _children() -> set[int]:
-    """Process ids of this process's children, zombies included; empty where there is no /proc."""
-    found: set[int] = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        if int(fields[1]) == os.getpid():
-            found.add(int(path.parent.name))
-    return found
+    for what, names in (("child processes are", processes), ("files are", left.files())):
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            failures.append(f"{len(names)} {what} left {CLOSE_WAIT_S:g} s after close: {shown}")
+    return failures
 
 
 def _unusable(reply: Reply) -> list[str]:
@@ -321,28 +337,18 @@ def _unusable(reply: Reply) -> list[str]:
 
 
 async def _first_gold(environment: Environment, task: Task) -> str:
-    gold = await environment.gold(task)
+    try:
+        gold = await gold_of(environment, task)
+    except Broken as broken:
+        findings_of(broken)
+        return ""
     return gold[0] if gold else ""
 
 
-def _won(replies: Sequence[Reply]) -> bool:
-    verdict = replies[-1].verdict if replies else None
-    return verdict is not None and verdict.success
-
-
 def _last(replies: Sequence[Reply]) -> str:
-    return "no reply" if not replies else ascii(_text(replies[-1:]))[:160]
+    return "no reply" if not replies else ascii(text_of(replies[-1:]))[:160]
 
 
-def _text(replies: Sequence[Reply]) -> str:
-    verdicts = [reply.verdict for reply in replies]
-    told = [f"{v.feedback}\n{v.fault.note if v.fault else ''}" if v else "" for v in verdicts]
-    return "\n".join(f"{reply.observation}\n{text}" for reply, text in zip(replies, told, strict=True)).strip()
-
-
-def _holds(text: str, piece: str) -> bool:
-    return re.search(rf"(?<![\w.]){re.escape(piece)}(?!\w)", text) is not None
-
-
-def _changed(answer: object) -> object:
-    return answer + 31 if isinstance(answer, int | float) else f"other {answer}"
+def _outcome(played: Attempt) -> str:
+    """The end of an attempt, and whether it is a success."""
+    return f"{_last(played.replies)}{' (a success)' if won(played.replies) else ''}"

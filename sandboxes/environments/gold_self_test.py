@@ -3,10 +3,11 @@
     result = asyncio.run(check_golds(open_environment("svamp", {"data": folder})))
     assert result.ok, str(result)
 
-Runs over every record of every split, each task once however many splits show it. An environment may say two things
-of itself: `known_bad`, task id → why its gold fails as released (it must fail), and `perturbed(task, gold)`, action
-sequences that must not win (a wrong number, a query turned round); an emptied gold is always tried. Left out: the rest
-of the contract, which is `conformance.py`'s.
+Runs over every record of every split (see `split_reading.py`), each task once however many splits show it. An environment
+may say two things of itself: `known_bad`, task id → why its gold fails as released (it must fail), and `perturbed(task,
+gold)`, action sequences that must not win (a wrong number, a query turned round); an emptied gold is always tried. A split
+that cannot be read is a failure, and the others are tried all the same. Left out: the rest of the contract, which is
+`conformance.py`'s.
 """
 
 from __future__ import annotations
@@ -18,19 +19,30 @@ from typing import Any, Final
 
 from kintsugi.errors import DataError
 from kintsugi.records import Task
-from kintsugi.sandboxes.environments.conformance import play
+from kintsugi.sandboxes.environments.careful_calls import (
+    TIME_LIMIT_S,
+    Broken,
+    gold_of,
+    known_bad,
+    play,
+    spoiled_by,
+    stretched,
+    time_limit,
+)
 from kintsugi.sandboxes.environments.environment import Environment
-
-SPLITS: Final = ("train", "validation", "dev", "test", "heldout", "demonstrations")
-"""Names that are tried; those that an environment does not have are passed over."""
+from kintsugi.sandboxes.environments.split_reading import Reading, read_split, read_splits
 
 AT_ONCE: Final = 32
+_SHOWN: Final = 20
+_PATIENCE: Final = 4.0
+"""So much longer than alone may an answer take among `AT_ONCE` at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldResult:
     """The outcome. splits: tasks of each split. tasks: different tasks tried; without_gold: of them, those that have
-    none; known_bad: those whose gold failed as expected, with the reason; failures: one sentence each."""
+    none; known_bad: those whose gold failed as expected, with the reason; failures: one sentence each. left_out: splits
+    that were expected and are not in the data, with the reason. untried: tasks that came after an answer that never did."""
 
     environment: str
     splits: Mapping[str, int] = field(default_factory=dict)
@@ -38,6 +50,8 @@ class GoldResult:
     without_gold: int = 0
     known_bad: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    untried: int = 0
 
     @property
     def ok(self) -> bool:
@@ -45,77 +59,127 @@ class GoldResult:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {number}" for name, number in self.splits.items())
-        won = self.tasks - self.without_gold - len(self.known_bad)
-        head = f"{self.environment}: {self.tasks} records ({parts}); {won} golds tried, {len(self.failures)} failures"
-        lines = [f"{self.without_gold} records have no gold action"] if self.without_gold else []
+        tried = self.tasks - self.without_gold - len(self.known_bad) - self.untried
+        head = f"{self.environment}: {self.tasks} records ({parts or 'none'}); {tried} golds tried"
+        lines = [f"{head}, {len(self.failures)} failures"]
+        lines += [f"{self.without_gold} records have no gold action"] if self.without_gold else []
+        lines += [f"{self.untried} records not tried after an answer that never came"] if self.untried else []
+        lines += [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
         lines += [f"known bad: {task_id}, {reason}" for task_id, reason in self.known_bad.items()]
-        return "\n".join([head, *lines, *(f"- {text}" for text in self.failures)])
+        more = len(self.failures) - _SHOWN
+        last = [f"- and {more} more (all with --json)"] if more > 0 else []
+        return "\n".join([*lines, *(f"- {text}" for text in self.failures[:_SHOWN]), *last])
 
 
-async def check_golds(environment: Environment, splits: Sequence[str] | None = None) -> GoldResult:
-    """Try every gold of `splits` (all that the environment has). Leaves the environment open.
+@dataclass
+class _Tally:
+    """What the tasks so far have shown."""
 
-    Raises DataError when none of the splits is there."""
-    counts, tasks = _gathered(environment, SPLITS if splits is None else splits)
-    bad: Mapping[str, str] = getattr(environment, "known_bad", {})
-    failures: list[str] = []
-    seen_bad: dict[str, str] = {}
-    without = 0
-    for start in range(0, len(tasks), AT_ONCE):
-        part = tasks[start : start + AT_ONCE]
-        for task, found in zip(part, await asyncio.gather(*(_try(environment, task) for task in part)), strict=True):
-            won, spoiled = found
-            without += won is None
-            if task.id in bad and won is not None:
-                seen_bad[task.id] = bad[task.id]
-                failures += [f"{task.id} is listed as known bad, and its gold wins: take it off the list"] if won else []
-            elif won is False:
-                failures.append(f"the gold of {task.id} does not earn 1")
-            failures += [f"{task.id} is won by a spoiled gold: {text[:100]!r}" for text in spoiled]
+    failures: list[str]
+    without: int = 0
+    untried: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def add(self, task: Task, won: bool | None, spoiled: Sequence[str], reason: str | None) -> None:
+        self.without += won is None
+        if reason is not None and won is not None:
+            self.bad[task.id] = reason
+            if won:
+                self.failures.append(f"{task.id} is listed as known bad, and its gold wins: take it off the list")
+        elif won is False:
+            self.failures.append(f"the gold of {task.id} does not earn 1")
+        self.failures += [f"{task.id} is won by a spoiled gold: {text[:100]!r}" for text in spoiled]
+
+
+async def check_golds(
+    environment: Environment,
+    splits: Sequence[str] | None = None,
+    *,
+    named: Iterable[str] = (),
+    limit_s: float = TIME_LIMIT_S,
+) -> GoldResult:
+    """Try every gold of `splits` (all that the environment has, and `named` ones). Leaves the environment open.
+
+    limit_s: seconds for one answer. Raises DataError when none of the splits is there."""
+    if splits is None:
+        readings = read_splits(environment, named)
+    else:
+        readings = {split: read_split(environment, split) for split in splits}
+    counts, tasks = _gathered(environment, readings)
+    tally = _Tally([reading.broken for reading in readings.values() if reading.broken is not None])
+    async with time_limit(limit_s):
+        await _try_all(environment, tasks, tally)
     return GoldResult(
         environment=environment.name,
         splits=counts,
         tasks=len(tasks),
-        without_gold=without,
-        known_bad=seen_bad,
-        failures=tuple(failures),
+        without_gold=tally.without,
+        known_bad=tally.bad,
+        failures=tuple(map(str, dict.fromkeys(tally.failures))),
+        left_out={split: one.left_out for split, one in readings.items() if one.left_out and one.expected},
+        untried=tally.untried,
     )
 
 
-def _gathered(environment: Environment, splits: Iterable[str]) -> tuple[dict[str, int], list[Task]]:
-    """How many tasks each split has, and the different ones among them."""
-    counts: dict[str, int] = {}
-    tasks: dict[str, Task] = {}
-    problem: DataError | None = None
-    for split in splits:
-        try:
-            found = environment.tasks(split)
-        except DataError as error:
-            problem = problem or error
+async def _try_all(environment: Environment, tasks: Sequence[Task], tally: _Tally) -> None:
+    """Every task, `AT_ONCE` at a time; no more once an answer never came."""
+    try:
+        bad = known_bad(environment)
+    except Broken as broken:
+        tally.failures.append(broken.finding)
+        bad = {}
+    perturb: Any = getattr(environment, "perturbed", None)
+    faults: dict[str, int] = {}  # the same fault is told once
+    hung = False
+    for start in range(0, len(tasks), AT_ONCE):
+        part = tasks[start : start + AT_ONCE]
+        if hung:
+            tally.untried += len(part)
             continue
-        if found:
-            counts[split] = len(found)
-        for task in found:
+        with stretched(_PATIENCE):
+            found = await asyncio.gather(*(_try(environment, task, perturb) for task in part))
+        for task, one in zip(part, found, strict=True):
+            if isinstance(one, Broken):
+                hung = hung or one.hung
+                key = one.finding.key or str(one)
+                faults[key] = faults.get(key, 0) + 1
+                if faults[key] == 1:
+                    tally.failures.append(one.finding)
+            else:
+                tally.add(task, *one, bad.get(task.id))
+    for place, text in enumerate(tally.failures):
+        more = faults.get(getattr(text, "key", ""), 1) - 1
+        tally.failures[place] = f"{text}; {more} more like it" if more else text
+
+
+def _gathered(environment: Environment, readings: Mapping[str, Reading]) -> tuple[dict[str, int], list[Task]]:
+    """How many tasks each split has, and the different ones among them. Raises DataError when no split is there."""
+    tasks: dict[str, Task] = {}
+    for reading in readings.values():
+        for task in reading.tasks:
             tasks.setdefault(task.hash, task)
-    if not tasks:
-        raise problem or DataError(f"{environment.name} has no tasks in {', '.join(splits)}")
-    return counts, list(tasks.values())
+    if not tasks and not any(reading.broken for reading in readings.values()):
+        found = sorted(readings.values(), key=lambda reading: not reading.expected)
+        error = next((reading.error for reading in found if reading.error is not None), None)
+        raise error or DataError(f"{environment.name} has no tasks in {', '.join(readings)}: name a split of its own")
+    return {split: len(one.tasks) for split, one in readings.items() if one.tasks}, list(tasks.values())
 
 
-async def _try(environment: Environment, task: Task) -> tuple[bool | None, list[str]]:
-    """Whether the gold earns 1 (None without one), and the last actions of spoiled golds that won."""
-    gold = await environment.gold(task)
-    if gold is None:
-        return None, []
-    replies = await play(environment, task, gold)
-    verdict = replies[-1].verdict if replies else None
-    won = verdict is not None and verdict.success and verdict.reward == 1.0
-    perturbed: Any = getattr(environment, "perturbed", None)
-    wrong = [[*gold[:-1], ""], *(perturbed(task, gold) if perturbed is not None else ())]
-    spoiled = []
-    for actions in wrong:
-        answers = await play(environment, task, actions)
-        verdict = answers[-1].verdict if answers else None
-        if verdict is not None and (verdict.success or verdict.reward > 0):
-            spoiled.append(actions[-1])
-    return won, spoiled
+async def _try(environment: Environment, task: Task, perturb: Any) -> tuple[bool | None, list[str]] | Broken:
+    """Whether the gold earns 1 (None without one), and the last actions of spoiled golds that won; or what is broken."""
+    try:
+        gold = await gold_of(environment, task)
+        if gold is None:
+            return None, []
+        replies = await play(environment, task, gold)
+        verdict = replies[-1].verdict if replies else None
+        won = verdict is not None and verdict.success and verdict.reward == 1.0
+        spoiled = []
+        for actions in [[*gold[:-1], ""], *spoiled_by(perturb, task, gold)]:
+            answers = await play(environment, task, actions)
+            verdict = answers[-1].verdict if answers else None
+            if verdict is not None and (verdict.success or verdict.reward > 0):
+                spoiled.append(actions[-1])
+        return won, spoiled
+    except Broken as broken:
+        return broken

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kintsugi.errors import DataError
+from kintsugi.errors import DataError, MissingSplit
 
 FILES: Final = {"train": "hotpot_train_v1.1.json", "dev": "hotpot_dev_distractor_v1.json"}
 """The official files by official split."""
@@ -62,7 +62,8 @@ def _from_folder(folder: Path, official: str) -> Records:
     except OSError as error:
         names = sorted(entry.name for entry in folder.iterdir())[:6] if folder.is_dir() else None
         found = "no such folder" if names is None else f"it has {', '.join(names) or 'nothing'}"
-        raise DataError(f"hotpotqa expected the file {path}, found none ({error.strerror}; {found}): {_MEND}") from None
+        kind = MissingSplit if isinstance(error, FileNotFoundError | NotADirectoryError) else DataError
+        raise kind(f"hotpotqa expected the file {path}, found none ({error.strerror}; {found}): {_MEND}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected a JSON list of records, found none ({str(error)[:80]}): {_MEND}") from None
     if not isinstance(rows, list):

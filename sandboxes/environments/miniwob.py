@@ -68,6 +68,7 @@ ABOUT = About(
     metric="raw reward > 0.8, by page",
     data="none: the pages come with the package miniwob",
     splits=(*SPLITS, OFFICIAL),
+    on_request=(OFFICIAL,),
     licence="MIT",
     home="https://github.com/Farama-Foundation/miniwob-plusplus",
     extra="web",

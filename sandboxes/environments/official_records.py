@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from kintsugi.errors import DataError, nearest
+from kintsugi.errors import DataError, MissingSplit, nearest
 from kintsugi.records import Task
 
 Row = tuple[Any, str]
@@ -108,7 +108,7 @@ class RecordTasks:
         else:
             splits = {"demonstrations": "", **self.files}
         if split not in splits:
-            raise DataError(f'{self.name} has no split "{split}": {nearest(split, splits)}')
+            raise MissingSplit(f'{self.name} has no split "{split}": {nearest(split, splits)}')
         return splits[split] or None
 
     def _all_tasks(self, split: str, official: str) -> list[Task]:
@@ -124,7 +124,7 @@ class RecordTasks:
                     Task(id=task_id, environment=self.name, split=split, prompt=one.prompt, payload=dict(one.payload))
                 )
         if not tasks:
-            raise DataError(f"{self.folder or self.hub}: the {official} split holds no records; {self.mend}")
+            raise MissingSplit(f"{self.folder or self.hub}: the {official} split holds no records; {self.mend}")
         return tasks
 
     def _rows(self, official: str) -> Iterable[Row]:
@@ -172,7 +172,8 @@ def read_bytes(path: Path, mend: str) -> bytes:
         folder = path.parent
         names = sorted(entry.name for entry in folder.iterdir())[:6] if folder.is_dir() else None
         found = "no such folder" if names is None else f"it has {', '.join(names) or 'nothing'}"
-        raise DataError(f"expected the file {path}, found none ({error.strerror}; {found}); {mend}") from error
+        kind = MissingSplit if isinstance(error, FileNotFoundError | NotADirectoryError) else DataError
+        raise kind(f"expected the file {path}, found none ({error.strerror}; {found}); {mend}") from error
 
 
 def first_of(folder: Path, *names: str) -> Path:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kintsugi.errors import DataError
+from kintsugi.errors import DataError, MissingSplit
 from kintsugi.sandboxes.environments.about import About, Download
 from kintsugi.sandboxes.environments.logic_theories import LogicTheories
 from kintsugi.sandboxes.environments.official_records import Made, Row, digest, hub_rows, jsonl, texts
@@ -80,13 +80,13 @@ class RuleTaker(LogicTheories):
 
     def from_folder(self, folder: Path, official: str) -> Iterator[Row]:
         if not folder.is_dir():
-            raise DataError(f"expected the folder {folder}, found none; {_MEND}")
+            raise MissingSplit(f"expected the folder {folder}, found none; {_MEND}")
         if not (folder / self.parts[0]).is_dir():
             folder = next(iter(sorted(folder.glob(f"*/original/{self.parts[0]}"))), folder / self.parts[0]).parent
         there = [part for part in self.parts if (folder / part / f"{official}.jsonl").is_file()]
         if not there:
             names = ", ".join(f"{part}/{official}.jsonl" for part in self.parts)
-            raise DataError(f"expected one of {names} in {folder}, found none; {_MEND}")
+            raise MissingSplit(f"expected one of {names} in {folder}, found none; {_MEND}")
         for part in there:
             meta = folder / part / f"meta-{official}.jsonl"
             metas = jsonl(meta, _MEND) if meta.is_file() else iter(())

@@ -36,7 +36,7 @@ class Sandboxed:
         packages: Sequence[str] = (),
         extra: str = "",
     ) -> None:
-        self.limits = _limits(limits)
+        self.limits = _limits(limits, self.name)
         self._given: Sandbox | None = None
         self._options: dict[str, Any] = {"packages": tuple(packages)} if packages else {}
         self._extra = extra
@@ -44,8 +44,11 @@ class Sandboxed:
             self._options["kind"] = sandbox
         elif isinstance(sandbox, Mapping):
             self._options |= _known(sandbox, ("kind", "workers", "image", "allow_unsafe"), "sandbox option")
-        else:
+        elif sandbox is None or callable(getattr(sandbox, "arun", None)):
             self._given = sandbox
+        else:
+            wanted = 'an open sandbox, a kind such as "local" or a table such as {"kind": "local"}'
+            raise ConfigError(f"{self.name}.sandbox: expected {wanted}, found {sandbox!r:.60}")
         self._opened: Sandbox | None = None
         self._closed = False
         self._opening = threading.Lock()
@@ -87,9 +90,11 @@ class Sandboxed:
             opened.close()
 
 
-def _limits(limits: Limits | Mapping[str, Any] | None) -> Limits:
+def _limits(limits: Limits | Mapping[str, Any] | None, name: str) -> Limits:
     if isinstance(limits, Limits):
         return limits
+    if not isinstance(limits, Mapping | None):
+        raise ConfigError(f'{name}.limits: expected a table such as {{"cpu_s": 2}}, found {limits!r:.60}')
     return Limits(**{"cpu_s": 2.0, **_known(limits or {}, tuple(Limits.__dataclass_fields__), "limit")})
 
 

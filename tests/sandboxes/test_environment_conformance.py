@@ -40,7 +40,8 @@ def test_environments_conform(kind):
     known = wrong_numbers if kind in ("word_problems", "gsm8k") else None
     report = asyncio.run(check(environment, num_tasks=10, perturb=getattr(environment, "perturbed", known)))
     assert report.ok, str(report)
-    assert set(report.checks) == {"tasks", "gold", "perturbed", "malformed", "replay", "concurrent", "leaks", "close"}
+    played = {"state", "gold", "perturbed", "malformed", "replay", "concurrent", "leaks"}
+    assert set(report.checks) == {"tasks", *played, "close"} and report.skipped == ()
 
 
 class Echo(ProgramEnvironment):

@@ -5,13 +5,20 @@ In Python: `official_download.fetch(name, folder)` in `kintsugi.sandboxes.enviro
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from kintsugi.errors import ConfigError
+
+_COMPARED: Final = {
+    "project": "as this project knows it",
+    "first fetch": "as at the first fetch",
+    "nothing": "no checksum was known: written down, and compared from now on",
+}
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -41,13 +48,11 @@ def fetch_data(
         raise ConfigError(f"the data of {name} are under {said.licence}: say --accept-licence when that suits your use")
     fetched = fetch(name, folder)
     if as_json:
-        rows = [
-            {"path": str(one.path), "sha256": one.sha256, "bytes": one.bytes, "known": one.known, "fresh": one.fresh}
-            for one in fetched
-        ]
+        rows = [{**dataclasses.asdict(one), "path": str(one.path), "known": one.known} for one in fetched]
         typer.echo(json.dumps({"licence": said.licence, "folder": str(folder), "files": rows}, indent=1))
         return
     for one in fetched:
-        checked = "as known" if one.known else "written down for next time"
-        typer.echo(f"{one.path}  {one.bytes} bytes  sha256 {one.sha256} ({checked}{'' if one.fresh else '; was there'})")
+        more = "" if one.fresh else "; was there"
+        more += f"; {one.unpacked} files unpacked" if one.unpacked else ""
+        typer.echo(f"{one.path}  {one.bytes} bytes  sha256 {one.sha256} ({_COMPARED[one.against]}{more})")
     typer.echo(f"use it with environment.options.data={folder}")

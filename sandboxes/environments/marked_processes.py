@@ -6,9 +6,12 @@
     …
     end_marked(mark, sessions)
 
-A child inherits the variable, whatever group, session or parent it has later. Linux's /proc is read; elsewhere nothing is
-found, and only what the caller ends itself is ended. Left out: reaping (orphans are the init process's), children that both
-emptied their environment and began a session of their own, and those of a program that was given no mark.
+    watcher = Watcher(mark)                            # ends them too when this process is killed: a process of its own
+    watcher.close()
+
+A child inherits the variable, whatever group, session or parent it has later. Linux's /proc is read; elsewhere only the
+process groups that the sessions are named after are ended. Left out: reaping (orphans are the init process's), children that
+both emptied their environment and began a session of their own, and those of a program that was given no mark.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import contextlib
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -43,6 +48,9 @@ def sessions_of(mark: Mapping[str, str]) -> set[int]:
 def end_marked(mark: Mapping[str, str], sessions: Collection[int] = ()) -> None:
     """Kill every process that carries `mark` or belongs to one of `sessions`, and those they start meanwhile."""
     sessions = set(sessions) - {0, os.getsid(0)}
+    for session in sessions:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(session, signal.SIGKILL)
     for _ in range(_ROUNDS):
         found = [pid for pid in _processes() if _carries(pid, mark) or (sessions and _session(pid) in sessions)]
         for pid in found:
@@ -51,6 +59,23 @@ def end_marked(mark: Mapping[str, str], sessions: Collection[int] = ()) -> None:
         if not found and not any(map(_begins, _processes())):
             return
         time.sleep(_PAUSE_S)
+
+
+class Watcher:
+    """A process that waits for this one to end, however it does, and then ends what carries `mark`."""
+
+    def __init__(self, mark: Mapping[str, str]) -> None:
+        quiet = subprocess.DEVNULL  # a terminal's Ctrl-C does not reach it, and its input ends when this process does
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, *(f"{name}={value}" for name, value in mark.items())],
+            stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the waiting, and what carries the mark; harmless twice."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
 
 
 def _processes() -> list[int]:
@@ -90,3 +115,14 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # gone, or another user's
         return b""
+
+
+def _main(words: Collection[str]) -> None:
+    """Wait until the input ends, then end what carries the mark."""
+    mark = dict(word.split("=", 1) for word in words)
+    sys.stdin.buffer.read()
+    end_marked(mark, sessions_of(mark))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

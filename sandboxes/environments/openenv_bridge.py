@@ -23,6 +23,7 @@ import asyncio
 import collections
 import contextlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -263,6 +264,7 @@ class OpenEnvWorld:
             return Reply(observation=asked, executions=0)
         try:
             answer = await self.bridge.loop.run(self._step(asked))
+            last = reward_of(answer)
         except Refused as refused:
             return Reply(observation=f"{refused} {self.bridge.form.help}".strip())
         except ServerBroke as broke:
@@ -270,7 +272,6 @@ class OpenEnvWorld:
             self.verdict = Verdict(success=False, reward=0.0, feedback=f"The environment broke: {why}", error=why)
             return Reply(verdict=self.verdict)
         self.num_actions += 1
-        last = float(answer.get("reward") or 0.0)
         self.total += last
         observation = text_of(answer)
         if not answer.get("done"):
@@ -292,6 +293,18 @@ class OpenEnvWorld:
         if self._session is None:
             self._session, _ = await self.bridge.session(self.task.payload["seed"])
         return await self._session.ask("step", action)
+
+
+def reward_of(answer: Mapping[str, Any]) -> float:
+    """What a server's answer gives, 0 where it gives none. Raises ServerBroke for what is no number."""
+    given = answer.get("reward")
+    try:
+        reward = float(given or 0.0)
+    except (TypeError, ValueError, OverflowError):
+        reward = math.nan
+    if not math.isfinite(reward):
+        raise ServerBroke(f"expected a number as the reward, found {readable(repr(given), 60)}")
+    return reward
 
 
 def text_of(answer: Mapping[str, Any]) -> str:

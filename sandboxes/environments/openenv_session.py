@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any, Final
 import aiohttp
 
 from kintsugi.errors import ConfigError
+from kintsugi.sandboxes.environments.marked_processes import Watcher, end_marked, new_mark
 from kintsugi.sandboxes.environments.printed_number import readable
 
 _REFUSALS: Final = ("VALIDATION_ERROR", "EXECUTION_ERROR")
@@ -71,9 +71,12 @@ class Session:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             await self.close()
             raise ServerBroke(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
-        if answer.get("type") != "error":
-            return dict(answer.get("data") or {})
         said = answer.get("data") or {}
+        if not isinstance(said, Mapping):
+            await self.close()
+            raise ServerBroke(f"expected an object as data, found {type(said).__name__}")
+        if answer.get("type") != "error":
+            return dict(said)
         if said.get("code") in _REFUSALS:
             raise Refused(_objection(said))
         await self.close()
@@ -111,7 +114,8 @@ class Session:
 
 
 class ServerProcess:
-    """A server that `command` starts at a free port, in a process group of its own. url: where it will be."""
+    """A server that `command` starts at a free port. It ends, with what it started, at `close` or when this process ends,
+    however that does. url: where it will be."""
 
     def __init__(self, command: str, start_s: float) -> None:
         with socket.socket() as found:
@@ -122,11 +126,19 @@ class ServerProcess:
             raise ConfigError(f'openenv.command: expected "{{port}}" where the port belongs, found "{command}"')
         words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        self._mark = new_mark()
+        self._watcher = Watcher(self._mark)
         try:
             self.process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                env={**os.environ, **self._mark},
+                start_new_session=True,
             )
         except OSError as error:
+            self._watcher.close()
             self._said.close()
             raise ConfigError(f'openenv.command: "{words[0]}" cannot be started ({error.strerror})') from None
 
@@ -149,9 +161,9 @@ class ServerProcess:
         """End it and what it started; harmless twice."""
         if self._said.closed:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        end_marked(self._mark, {self.process.pid} if self.process.returncode is None else ())
         self.process.wait()
+        self._watcher.close()
         self._said.close()
 
 
@@ -171,9 +183,10 @@ async def action_schema(url: str, timeout_s: float) -> dict[str, Any]:
 
 def _objection(said: Mapping[str, Any]) -> str:
     """What a refusal says, in one line."""
+    errors = said.get("errors")
     parts = [
-        f"{'.'.join(str(place) for place in error.get('loc', ()))}: {error.get('msg', '')}"
-        for error in said.get("errors") or ()
+        f"{'.'.join(map(str, place)) if isinstance(place := error.get('loc'), list) else place}: {error.get('msg', '')}"
+        for error in (errors if isinstance(errors, list) else ())
         if isinstance(error, Mapping)
     ]
     return f"The environment did not take it: {readable('; '.join(parts) or str(said.get('message')), 300)}."

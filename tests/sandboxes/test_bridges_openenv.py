@@ -6,10 +6,13 @@ The package and the bridge need not share an interpreter: KINTSUGI_OPENENV_PYTHO
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import pytest
 
 from kintsugi.errors import ConfigError, DataError
+from kintsugi.records import Task
 from kintsugi.sandboxes.environments.conformance import check, play
 from kintsugi.sandboxes.environments.environment import environment_kinds, open_environment
 from kintsugi.sandboxes.environments.openenv_bridge import ActionForm
@@ -159,3 +163,85 @@ def test_mistakes_are_one_sentence() -> None:
         open_environment("openenv", {"command": "uvicorn app:app"})
     with pytest.raises(DataError, match="it ended; it said: no module"):
         open_environment("openenv", {"command": f"{sys.executable} -c 'raise SystemExit(\"no module {{port}}\")'"})
+
+
+# Servers that answer oddly, and processes that are killed: without the package ------------------------------------------
+
+PARENT = """
+import sys, time
+from kintsugi.sandboxes.environments.openenv_session import ServerProcess
+
+server = ServerProcess(f"{sys.executable} -I -c 'import subprocess, time; subprocess.Popen([\\"sleep\\", \\"654\\"]); "
+                       "time.sleep(654)' {port}", 60)
+print(server.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"reward": "much", "done": True}, "expected a number as the reward, found 'much'"),
+        ({"reward": float("nan"), "done": True}, "expected a number as the reward, found nan"),
+        (["no", "object"], "expected an object as data, found list"),
+        ("text", "expected an object as data, found str"),
+    ],
+)
+def test_an_answer_that_is_none_is_a_verdict(data: Any, why: str) -> None:
+    from aiohttp import web
+
+    async def talk(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            asked = message.json()
+            await socket.send_json({"type": "result", "data": {"observation": "hi"} if asked["type"] == "reset" else data})
+        return socket
+
+    async def schema(_: web.Request) -> web.Response:
+        return web.json_response({"action": {"properties": {"word": {"type": "string"}}, "required": ["word"]}})
+
+    async def attempt() -> Any:
+        app = web.Application()
+        app.add_routes([web.get("/ws", talk), web.get("/schema", schema)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        environment: Any = await asyncio.to_thread(open_environment, "openenv", {"url": url, "timeout_s": 60.0})
+        task = Task(id="t", environment="openenv", split="train", prompt="hi", payload={"seed": 0})
+        replies = await play(environment, task, ["word"])
+        await environment.close()
+        await runner.cleanup()
+        return replies[-1].verdict
+
+    verdict = asyncio.run(attempt())
+    assert verdict is not None and not verdict.success and why in verdict.error
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finding orphans needs Linux's /proc")
+def test_a_server_does_not_outlive_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    server = int(parent.stdout.readline())
+
+    def held() -> list[str]:
+        """The processes of the server's session that still run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state = path.read_text().rpartition(")")[2].split()
+                found += [path.parent.name] if state[0] != "Z" and int(state[3]) == server else []
+        return found
+
+    deadline = time.monotonic() + 60
+    while len(held()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(held()) == 2, "the server and what it started, or this test shows nothing"
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    while held() and time.monotonic() < deadline + 60:
+        time.sleep(0.05)
+    assert not held()

@@ -26,6 +26,7 @@ from typing import Any
 
 from kintsugi.agents.policies.weight_loading import loading
 from kintsugi.errors import ConfigError, PolicyError
+from kintsugi.hub import hub_or_cache
 from kintsugi.records import content_hash
 from kintsugi.training.learn_config import LearnConfig, LoraSettings
 from kintsugi.training.packed_attention import fits_packed_attention, register_packed_attention
@@ -84,10 +85,10 @@ def load_weights(source: str, *, packing: bool = False, half: bool = False) -> A
 
     try:
         attention = {}
-        if packing and fits_packed_attention(AutoConfig.from_pretrained(source)):
-            attention["attn_implementation"] = register_packed_attention()
         dtype = torch.bfloat16 if half else torch.float32
-        with loading(source):
+        with loading(source), hub_or_cache():
+            if packing and fits_packed_attention(AutoConfig.from_pretrained(source)):
+                attention["attn_implementation"] = register_packed_attention()
             return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **attention)
     except OSError as error:
         reason = str(error).splitlines()[0]

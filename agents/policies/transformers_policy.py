@@ -29,6 +29,7 @@ from kintsugi.agents.policies.batch_queue import Batching, BatchQueue, Ticket
 from kintsugi.agents.policies.policy import Completion, Request
 from kintsugi.agents.policies.weight_loading import known_device, loading
 from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
+from kintsugi.hub import hub_or_cache
 
 WEIGHTS = (".safetensors", ".bin", ".pt")
 WHOLE_BYTES = 64 << 20
@@ -322,7 +323,8 @@ def _load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
+        with hub_or_cache():
+            return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         if Path(source).is_dir() and not list(Path(source).glob("tokenizer*")):
             raise PolicyError(
@@ -340,7 +342,7 @@ def _load_model(sources: _Sources, dtype: str) -> Any:
     if Path(sources.base).is_dir():
         logging.disable_progress_bar()  # worth seeing for a download, not for a file that is read in a moment
     try:
-        with loading(sources.base):
+        with loading(sources.base), hub_or_cache():
             model = AutoModelForCausalLM.from_pretrained(sources.base, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f'No model could be loaded from "{sources.base}": {_first_line(error)}') from error

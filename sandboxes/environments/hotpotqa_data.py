@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kintsugi.errors import DataError, MissingSplit
+from kintsugi.hub import hub_or_cache
 
 FILES: Final = {"train": "hotpot_train_v1.1.json", "dev": "hotpot_dev_distractor_v1.json"}
 """The official files by official split."""
@@ -77,7 +78,8 @@ def _from_hub(hub: str, official: str) -> Records:
     except ImportError:
         raise DataError(f"hotpotqa needs a local folder or the package datasets, found neither: {_MEND}") from None
     try:
-        rows = load_dataset(hub, "distractor", split=_HUB_SPLITS[official])
+        with hub_or_cache():
+            rows = load_dataset(hub, "distractor", split=_HUB_SPLITS[official])
     except Exception as error:  # the hub client raises a dozen unrelated kinds; all mean "no data from there"
         reason = str(error).strip().partition("\n")[0][:160]
         what = f"hotpotqa could not read {hub} from the hub ({type(error).__name__}: {reason})"

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from kintsugi.errors import DataError, MissingSplit, nearest
+from kintsugi.hub import hub_or_cache
 from kintsugi.records import Task
 
 Row = tuple[Any, str]
@@ -188,7 +189,8 @@ def hub_rows(name: str, hub: str, mend: str, *, config: str | None = None, split
     except ImportError as error:
         raise DataError(f"{name} needs a local folder or the package datasets, found neither; {mend}") from error
     try:
-        rows = load_dataset(hub, config, split=split) if config else load_dataset(hub, split=split)
+        with hub_or_cache():
+            rows = load_dataset(hub, config, split=split) if config else load_dataset(hub, split=split)
     except Exception as error:  # the hub client raises a dozen unrelated kinds; all mean "no data from there"
         reason = str(error).strip().partition("\n")[0][:160]
         what = f"{name} could not read {hub} from the hub ({type(error).__name__}: {reason})"

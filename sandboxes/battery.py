@@ -40,6 +40,7 @@ from kintsugi.sandboxes.sandbox import GUARANTEES, Limits, Sandbox, open_sandbox
 HOSTILE: tuple[Hostile, ...] = (*ESCAPES, *BOMBS, *CANDIDATES)
 SHORT = Limits(wall_s=1.0, cpu_s=0.5, memory_mb=128, processes=16, output_bytes=4096, files_mb=4)
 GROWTH_MB = 50.0
+_LATE = "it took"
 _VICTIM = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"]
 _LOOK = (
     "import colorsys, fcntl, json, os, random, tempfile\n"
@@ -197,7 +198,7 @@ def attempt(sandbox: Sandbox, program: Hostile, host: Host) -> Outcome:
     wrong: list[str] = []
     busy = max(busy, busyness()) if seconds > SHORT.wall_s + 2 else busy
     if seconds > SHORT.wall_s * min(3.0, max(1.0, busy)) + 2:
-        wrong.append(f"it took {seconds:.1f} s")
+        wrong.append(f"{_LATE} {seconds:.1f} s")
     if run.status == "sandbox_failed" or (program.statuses and run.status not in program.statuses):
         wrong.append(f"its status is {run.status}: {run.stderr[-200:]}")
     for result in sandbox.run_many(look):
@@ -228,7 +229,14 @@ def battery(sandbox: Sandbox, programs: Sequence[Hostile] = HOSTILE) -> list[Out
         programs = [program for program in programs if not program.ends_its_caller]
     sandbox.run_many(["print(1)"] * 2 * getattr(sandbox, "num_workers", 2))  # every worker is there before one is counted
     with Host() as host:
-        return [attempt(sandbox, program, host) for program in programs]
+        return [_twice(sandbox, program, host) for program in programs]
+
+
+def _twice(sandbox: Sandbox, program: Hostile, host: Host) -> Outcome:
+    """Another try where nothing but lateness was wrong: other programs may have had the machine."""
+    outcome = attempt(sandbox, program, host)
+    late = bool(outcome.wrong) and all(said.startswith(_LATE) for said in outcome.wrong) and not outcome.breached
+    return attempt(sandbox, program, host) if late else outcome
 
 
 def resident_mb() -> float:

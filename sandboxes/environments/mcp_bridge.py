@@ -17,15 +17,19 @@ its own protocol give `schemas(command=…)` to the policy's option `tools`.
 attempt's own server and decides: `{"success": …}`, or a text true or false.
 
 Each attempt has a server program of its own, started at its first call, so that tools may change things; `share=True` is
-one for all, for tools that keep nothing. A server that dies or hangs ends the attempt with an error on its verdict. Left
-out: see `mcp_session`; checking that a program's tools are harmless: they run with your rights, not in the sandbox.
+one for all, for tools that keep nothing. At most `servers` run at once (sessions, at a url): an attempt that needs another
+waits until one has ended, for as long as the others go on: it gives up when none of them did anything for `wait_s`. A
+server that dies or hangs ends the attempt with an error on its verdict. Left out: see `mcp_session`; checking that a
+program's tools are harmless: they run with your rights, not in the sandbox.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +52,8 @@ ABOUT = About(
 )
 
 LONGEST_REFUSAL: Final = 3_000
+_STARTS: Final = max(2, os.cpu_count() or 2)
+"""Servers that start at once: each imports a library or two, and more would only make every one of them late."""
 
 
 def open_environment(
@@ -64,21 +70,25 @@ def open_environment(
     hide: Sequence[str] = (),
     max_turns: int = 10,
     timeout_s: float = 30.0,
+    servers: int = 16,
+    start_s: float = 120.0,
+    wait_s: float = 600.0,
 ) -> McpBridge:
     """The environment of the server that `command` starts, or that answers at `url`.
 
     tasks: see the module. env: variables of the program beside PATH and HOME; cwd: its folder. headers: for `url`. match,
     judge, share, list_tools: see the module. hide: tools the agent may not call. max_turns: most actions an attempt may
-    take. timeout_s: longest wait for a tool. Raises MissingExtra, ConfigError, and DataError for a server that is down."""
+    take. timeout_s: longest wait for a tool; start_s: for a server that starts. servers, wait_s: see the module. Raises
+    MissingExtra, ConfigError, and DataError for a server that is down."""
     if importlib.util.find_spec("mcp") is None:
         raise missing_extra("the environment mcp", "mcp")
-    if max_turns < 1 or timeout_s <= 0:
-        raise ConfigError("mcp: expected max_turns of 1 or more and timeout_s above 0")
+    if max_turns < 1 or servers < 1 or min(timeout_s, start_s, wait_s) <= 0:
+        raise ConfigError("mcp: expected max_turns and servers of 1 or more, and timeout_s, start_s and wait_s above 0")
     server = _server(command, url, env, cwd, headers)
     records, judged = read_tasks(Path(tasks).expanduser()), open_judge(match)
     loop = BackgroundLoop("mcp")
     try:
-        tools = {tool.name: tool for tool in _listed(loop, server, timeout_s)}
+        tools = {tool.name: tool for tool in _listed(loop, server, start_s)}
     except BaseException:
         loop.close()
         raise
@@ -88,12 +98,12 @@ def open_environment(
     offered = {name: tool for name, tool in tools.items() if name not in {judge, "finish", *hide}}
     return McpBridge(
         server, loop, records=records, tools=offered, judged=judged, judge_tool=judge, share=share, list_tools=list_tools,
-        max_turns=max_turns, timeout_s=timeout_s,
+        max_turns=max_turns, timeout_s=timeout_s, servers=servers, start_s=start_s, wait_s=wait_s,
     )  # fmt: skip
 
 
 def schemas(
-    command: str | Sequence[str] = (), url: str = "", hide: Sequence[str] = (), timeout_s: float = 30.0, **server: Any
+    command: str | Sequence[str] = (), url: str = "", hide: Sequence[str] = (), timeout_s: float = 120.0, **server: Any
 ) -> list[dict[str, Any]]:
     """The server's tools and `finish` in the form of the chat-completions protocol, for a policy's option `tools`.
 
@@ -123,16 +133,17 @@ class McpBridge:
     def __init__(
         self, server: Server, loop: BackgroundLoop, *, records: Mapping[str, Sequence[Mapping[str, Any]]],
         tools: Mapping[str, Any], judged: Judge, judge_tool: str, share: bool, list_tools: bool, max_turns: int,
-        timeout_s: float,
+        timeout_s: float, servers: int, start_s: float, wait_s: float,
     ) -> None:  # fmt: skip
         self.server, self.loop, self.records = server, loop, records
         self.tools = {name: dict(tool.input_schema) for name, tool in tools.items()}
         self.about = {name: tool.description or "" for name, tool in tools.items()}
         self.judged, self.judge_tool, self.share, self.list_tools = judged, judge_tool, share, list_tools
-        self.max_turns, self.timeout_s = max_turns, timeout_s
+        self.max_turns, self.timeout_s, self.start_s = max_turns, timeout_s, start_s
+        self.servers, self.wait_s = servers, wait_s
         self._open: set[Session] = set()
         self._shared: Session | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._queue()
 
     def tasks(self, split: str, *, limit: int | None = None, seed: int = 0) -> Sequence[Task]:
         """The records of `split` in the file's order, at most `limit`. Raises DataError for an unknown split."""
@@ -155,36 +166,73 @@ class McpBridge:
         if self._open:
             await self.loop.run(self._close_all())
         self.loop.close()
+        self._queue()
 
     async def session(self) -> Session:
         """A session that is open (on the bridge's own loop). Raises ServerBroke."""
         if not self.share:
             return await self._opened()
         async with self._one_at_a_time:
-            if self._shared is None or not self._shared.alive:
+            if self._shared is not None and not self._shared.alive:
+                dead, self._shared = self._shared, None
+                await self.leave(dead)
+            if self._shared is None:
                 self._shared = await self._opened()
             return self._shared
 
+    async def leave(self, session: Session) -> None:
+        """Close an attempt's own session, whose place the next may have; a shared one stays."""
+        if session is self._shared or session not in self._open:
+            return
+        try:
+            await session.close()
+        finally:
+            self._gone(session)
+
+    def _queue(self) -> None:
+        """What attempts wait at. It belongs to one event loop, and the bridge's begins anew after `close`."""
+        self._one_at_a_time, self._starts = asyncio.Lock(), asyncio.Semaphore(_STARTS)
+        self._places = asyncio.Semaphore(self.servers)
+        self.moved()
+
     async def _opened(self) -> Session:
-        session = Session(self.server, self.timeout_s)
+        await self._place()
+        session = Session(self.server, self.timeout_s, self.start_s)
         self._open.add(session)
         try:
-            await session.open()
-        except ServerBroke:
-            self._open.discard(session)
+            async with self._starts:
+                await session.open()
+        except BaseException:
+            self._gone(session)
             raise
         return session
 
-    async def leave(self, session: Session) -> None:
-        """Close an attempt's own session; a shared one stays."""
-        if session is not self._shared:
+    async def _place(self) -> None:
+        """Until there is a place for a server. Raises ServerBroke."""
+        while True:
+            try:
+                async with asyncio.timeout(self.wait_s):
+                    await self._places.acquire()
+                    return
+            except TimeoutError:
+                if time.monotonic() - self._moved < self.wait_s:
+                    continue
+                why = f"no place for another server: {self.servers} run, and did nothing for {self.wait_s:g} s"
+                raise ServerBroke(f"{why}; close attempts, or give servers more") from None
+
+    def moved(self) -> None:
+        """Something went on: who waits for a place does not wait in vain."""
+        self._moved = time.monotonic()
+
+    def _gone(self, session: Session) -> None:
+        if session in self._open:
             self._open.discard(session)
-            await session.close()
+            self._places.release()
+            self.moved()
 
     async def _close_all(self) -> None:
-        for session in list(self._open):
-            self._open.discard(session)
-            await session.close()
+        self._shared = None
+        await asyncio.gather(*(self.leave(session) for session in list(self._open)))
 
     def _task(self, record: Mapping[str, Any], split: str, number: int) -> Task:
         payload = {name: value for name, value in record.items() if name not in ("question", "split", "id")}
@@ -240,6 +288,7 @@ class McpWorld:
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> Result:
         if self._session is None or (self.bridge.share and not self._session.alive):
             self._session = await self.bridge.session()
+        self.bridge.moved()
         return await self._session.call(name, arguments)
 
     async def _judge(self, answer: str) -> Verdict:
@@ -270,11 +319,11 @@ def _server(
     return Server(command=words, env=dict(env or {}), cwd=cwd, url=url, headers=dict(headers or {}))
 
 
-def _listed(loop: BackgroundLoop, server: Server, timeout_s: float) -> list[Any]:
+def _listed(loop: BackgroundLoop, server: Server, start_s: float) -> list[Any]:
     """The server's tools, from a session opened for it alone. Raises DataError."""
 
     async def ask() -> list[Any]:
-        session = Session(server, timeout_s)
+        session = Session(server, start_s, start_s)
         await session.open()
         await session.close()
         return session.tools
@@ -283,7 +332,7 @@ def _listed(loop: BackgroundLoop, server: Server, timeout_s: float) -> list[Any]
         "start it, or mend the url" if server.url else "mend the command: it must speak MCP on its standard input and output"
     )
     try:
-        return loop.run_blocking(ask(), timeout_s + 15)
+        return loop.run_blocking(ask(), start_s + 15)
     except (ServerBroke, TimeoutError) as broke:
         raise DataError(f'mcp: expected an MCP server at "{server}", found none ({broke}); {mend}') from None
 

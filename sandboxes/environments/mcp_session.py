@@ -1,10 +1,10 @@
 """One connection to an MCP server: a program spoken to over its pipes, or an address.
 
     server = Server(command=("python", "my_server.py"), env={}, cwd=None, url="", headers={})
-    session = Session(server, timeout_s=30)
+    session = Session(server, timeout_s=30, start_s=120)
     await session.open()                                    # starts the program, shakes hands, lists the tools
     result = await session.call("add", {"a": 2, "b": 3})    # Result(text="5", error=False)
-    await session.close()                                   # the program has ended
+    await session.close()                                   # the program has ended, and what it started
 
 All of it belongs to one event loop. `ServerBroke` says that the server died, hung, or cannot be reached; what a tool
 objects to is a `Result` with `error`. Left out: resources, prompts, sampling and elicitation requests of servers, the older
@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from kintsugi.sandboxes.environments.marked_processes import end_marked, new_mark, sessions_of
 
 LONGEST_RESULT: Final = 4_000
 _OURS: Final = frozenset((-32000, -32001, 408))
@@ -55,10 +57,12 @@ class Result:
 
 
 class Session:
-    """The connection; see the module. tools: what the server offers, after `open`. alive: it can be asked."""
+    """The connection; see the module. timeout_s: longest wait for a tool; start_s: for the server to be up. tools: what it
+    offers, after `open`. alive: it can be asked."""
 
-    def __init__(self, server: Server, timeout_s: float) -> None:
-        self.server, self.timeout_s = server, timeout_s
+    def __init__(self, server: Server, timeout_s: float, start_s: float) -> None:
+        self.server, self.timeout_s, self.start_s = server, timeout_s, start_s
+        self._mark = new_mark()
         self.tools: list[Any] = []
         self._session: Any = None
         self._leave = asyncio.Event()
@@ -74,13 +78,15 @@ class Session:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(ready))
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.start_s):
                 await asyncio.shield(ready)
         except TimeoutError:
-            await self.close()
-            raise ServerBroke(f"no answer within {self.timeout_s:g} s") from None
-        except ServerBroke:
-            await self.close()
+            ready.cancel()  # nobody hears of it any more
+            await self.close(patience_s=0.0)
+            raise ServerBroke(f"not up within {self.start_s:g} s{self.last_words()}") from None
+        except BaseException:  # being cancelled, too: no program may stay
+            ready.cancel()
+            await self.close(patience_s=0.0)
             raise
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Result:
@@ -93,7 +99,7 @@ class Session:
             async with asyncio.timeout(self.timeout_s):
                 found = await self._session.call_tool(name, dict(arguments))
         except TimeoutError:
-            await self.close()
+            await self.close(patience_s=0.0)
             raise ServerBroke(f"{name} gave no answer within {self.timeout_s:g} s") from None
         except MCPError as error:
             if error.code in _OURS:
@@ -103,20 +109,27 @@ class Session:
         except Exception as error:  # a server is foreign code, and so is what its answers do to the SDK
             await self.close()
             raise ServerBroke(_one_line(error)) from None
-        texts = [getattr(block, "text", None) or f"[{block.type}]" for block in found.content]
+        texts = [f"[{block.type}]" if (text := getattr(block, "text", None)) is None else text for block in found.content]
         return Result(text=_storable("\n".join(texts)), error=bool(found.is_error), value=found.structured_content)
 
-    async def close(self) -> None:
-        """Disconnect, and wait until the program has ended; harmless twice."""
+    async def close(self, patience_s: float = 10.0) -> None:
+        """Disconnect, and wait until the program has ended, with what it started; harmless twice. patience_s: how long it
+        may take over its end before it is killed."""
         self._leave.set()
         self._session = None
-        if self._task is not None:
-            try:
-                async with asyncio.timeout(10):
-                    await asyncio.wait([self._task])
-            except TimeoutError:
+        sessions = sessions_of(self._mark) if self.server.command else set()
+        if self._task is not None and not self._task.done():
+            if patience_s <= 0:
+                self._end(sessions)
+            _, late = await asyncio.wait([self._task], timeout=max(patience_s, 1.0))
+            if late:
                 self._task.cancel()
                 await asyncio.wait([self._task])
+        self._end(sessions)
+
+    def _end(self, sessions: set[int]) -> None:
+        if self.server.command:
+            end_marked(self._mark, sessions)
 
     def last_words(self) -> str:
         """What the program wrote to standard error last."""
@@ -166,7 +179,11 @@ class Session:
 
         program, *arguments = self.server.command
         asked = StdioServerParameters(
-            command=program, args=arguments, env=dict(self.server.env), cwd=self.server.cwd, encoding_error_handler="replace"
+            command=program,
+            args=arguments,
+            env={**self.server.env, **self._mark},
+            cwd=self.server.cwd,
+            encoding_error_handler="replace",
         )
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as it
         async with stdio_client(asked, errlog=self._said) as streams:
@@ -189,7 +206,7 @@ def _one_line(error: BaseException) -> str:
     """The innermost error of a group, on one line."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    said = " ".join(str(error).split())
+    said = _storable(" ".join(str(error).split()))
     return f"{type(error).__name__}: {said}"[:300] if said else type(error).__name__
 
 

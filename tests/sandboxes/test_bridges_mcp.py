@@ -243,3 +243,123 @@ def test_mistakes_are_one_sentence(shop: Any, tmp_path: Path) -> None:
         shop(tasks=tmp_path / "bad.jsonl")
     found = schemas(command=[sys.executable, str(tmp_path / "shop.py")], hide=["buy", "holds"], timeout_s=60.0)
     assert [one["function"]["name"] for one in found] == ["price", "multiply", "finish"]
+
+
+# Many at once, and what servers leave behind ----------------------------------------------------------------------------
+
+TINY = """
+import fcntl, json, subprocess, sys, time
+
+START_S = 0.4
+
+with open(__file__ + ".lock", "w") as one_at_a_time:  # as if starting took all of the machine
+    fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+    time.sleep(START_S)
+
+def log(what):
+    with open(__file__ + ".log", "a") as file:
+        file.write(what + "\\n")
+
+def called(name, text):
+    if name == "child":
+        subprocess.Popen(["sleep", "876.5"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        subprocess.Popen(["sleep", "876.5"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    return text
+
+log("up")
+text = {"type": "object", "properties": {"text": {"type": "string"}}}
+for line in sys.stdin:
+    asked = json.loads(line)
+    match asked["method"]:
+        case "initialize":
+            said = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "tiny", "version": "1"}}
+        case "tools/list":
+            said = {"tools": [{"name": name, "inputSchema": text} for name in ("say", "child")]}
+        case "tools/call":
+            given = asked["params"]["arguments"].get("text", "")
+            said = {"content": [{"type": "text", "text": called(asked["params"]["name"], given)}]}
+        case _:
+            said = None
+    if "id" in asked:
+        answer = {"result": said} if said is not None else {"error": {"code": -32601, "message": "unknown"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
+log("down")
+"""
+
+
+@pytest.fixture
+def tiny(shop: Any, tmp_path: Path) -> Any:
+    """Opens the bridge on a server without the package's slow imports, whose start keeps others from starting."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    (tmp_path / "tiny.jsonl").write_text(json.dumps({"question": "Say 5.", "answer": 5, "calls": ["say[5]"]}))
+    given = {"command": [sys.executable, "-I", str(tmp_path / "tiny.py")], "tasks": tmp_path / "tiny.jsonl"}
+    return lambda **options: shop(**{**given, **options})
+
+
+def test_more_attempts_than_servers_wait_and_no_clock_of_a_call_counts_it(tiny: Any, tmp_path: Path) -> None:
+    """Twelve starts take 5 s, one after the other: more than a call has."""
+    environment = tiny(timeout_s=4.0, servers=3)
+    task = environment.tasks("train")[0]
+
+    async def every() -> list[Any]:
+        return await asyncio.gather(*(play(environment, task, ["say[5]", "finish[5]"]) for _ in range(12)))
+
+    last = [replies[-1].verdict for replies in asyncio.run(every())]
+    assert [verdict.error for verdict in last] == [""] * 12 and all(verdict.success for verdict in last)
+    running = most = 0
+    for line in (tmp_path / "tiny.py.log").read_text().splitlines()[2:]:  # the first two: the tools were asked for
+        running += 1 if line == "up" else -1
+        most = max(most, running)
+    assert most <= 3 and running == 0
+
+
+def test_a_place_that_does_not_come_free_is_said(tiny: Any) -> None:
+    environment = tiny(servers=1, wait_s=0.5)
+    task = environment.tasks("train")[0]
+
+    async def both() -> tuple[Any, Any, Any]:
+        first, second = await environment.start(task), await environment.start(task)
+        had, refused = await first.act("say[5]"), await second.act("say[5]")
+        await first.close()
+        await second.close()
+        return had, refused, await play(environment, task, ["say[5]"])
+
+    had, refused, after = asyncio.run(both())
+    assert had.observation == "5" and after[0].observation == "5", "a place is free again when its attempt is closed"
+    assert (
+        refused.verdict is not None
+        and "no place for another server: 1 run, and did nothing for 0.5 s" in refused.verdict.error
+    )
+
+
+def test_an_empty_text_is_no_output(tiny: Any) -> None:
+    assert said(tiny(), 'say[{"text": ""}]', "say[a]") == ["(no output)", "a"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finding orphans needs Linux's /proc")
+def test_what_a_server_started_ends_with_its_attempt(tiny: Any) -> None:
+    def sleepers() -> int:
+        found = 0
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                found += b"876.5" in path.read_bytes()
+        return found
+
+    environment = tiny()
+
+    async def attempt() -> int:
+        world = await environment.start(environment.tasks("train")[0])
+        await world.act("child[x]")
+        seen = sleepers()
+        await world.close()
+        return seen
+
+    assert asyncio.run(attempt()) == 2 and sleepers() == 0
+
+
+def test_a_program_that_never_answers_is_given_up_in_time(tiny: Any) -> None:
+    began = time.monotonic()
+    with pytest.raises(DataError, match="not up within 1 s"):
+        tiny(command="sleep 765", start_s=1.0)
+    assert time.monotonic() - began < 10 and not _children("765")

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.graphs.episode_state import EpisodeState
+from kintsugi.errors import ConfigError
+from kintsugi.graphs.episode_state import EpisodeState, failed_attempt
 from kintsugi.graphs.turn_repair import named_turn
 from kintsugi.records import Action, Critique, Message, Stop, message_from_plain, to_plain
 
@@ -126,16 +127,19 @@ def by_person(state: EpisodeState, text: str) -> EpisodeState:
         return state  # the world broke before anything could be said
     said = attempt["messages"][-1]
     if said["kind"] == "critique":
-        new = to_plain(_critique_by_person(said, text))
+        lost = failed_attempt(state)
+        new = to_plain(_critique_by_person(said, text, len(lost.actions) if lost is not None else 0))
         return {**state, "current": {**attempt, "messages": [*attempt["messages"][:-1], new]}}
     new = to_plain(Action(text=text))
     return {**state, "current": {**attempt, "stage": "human", "messages": [*attempt["messages"][:-1], new]}}
 
 
-def _critique_by_person(said: Mapping[str, Any], text: str) -> Critique:
+def _critique_by_person(said: Mapping[str, Any], text: str, num_turns: int) -> Critique:
     """What a person says in place of a reflection; the turns it keeps, unless the person names the first mistake."""
     kept, note, number = said.get("kept", 0), said.get("note", ""), named_turn(text)
-    if note and number:
+    if note and number is not None:
+        if not 1 <= number <= num_turns:
+            raise ConfigError(f"expected the first mistake to be a turn from 1 to {num_turns}, found {number}")
         kept, note = number - 1, f"turn {number} went wrong, says a person"
     return Critique(text=text, author="human", kept=kept, note=note)
 

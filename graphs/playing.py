@@ -238,7 +238,8 @@ class PlaySession:
             if self._seat.is_human:
                 raise ConfigError("nobody but you acts here: say something else instead")
             tries = sum(point.parent == before.number for point in self.points)
-            state = {**before.state, "plan": {**before.state["plan"], "seed": self.config.seed + 1000 * tries}}
+            plan = before.state["plan"]
+            state = {**before.state, "plan": {**plan, "seed": plan["seed"] + 1000 * tries}}
             state = await self._nodes[before.next](state)  # pyright: ignore[reportArgumentType]
             return await self._write(before, state, before.next, by="graph")
 

@@ -109,13 +109,15 @@ class Stages:
             recipe, cast, self.ledger, run_id=self.run_id, round=number, version=state["champion"]
         )
         self.watch.begin(f"round {number}: explore", len(tasks) * recipe.explore.k)
-        started = time.monotonic()
+        started, crashes = time.monotonic(), self.worlds.crashes
         episodes = await explorer.play(tasks, lambda episode: self.watch.advance())
         counted = exploration.count(episodes, recipe.explore.k)
-        self.run.record("round", round=number, **counted.plain(), seconds=round(time.monotonic() - started, 2))
+        crashes, seconds = self.worlds.crashes - crashes, round(time.monotonic() - started, 2)
+        self.run.record("round", round=number, **counted.plain(), crashes=crashes, seconds=seconds)
         rescued = f", {counted.rescued} rescued by repair" if counted.repairs else ""
         sandbox = f" ({counted.sandbox_failed} of them to the sandbox)" if counted.sandbox_failed else ""
         broken = f", {counted.errors} attempts lost to the environment{sandbox}" if counted.errors else ""
+        broken += f", which broke {crashes} times in all" if crashes else ""
         self.watch.say(
             f"round {number}  explored {counted.tasks} tasks: {counted.solved} solved{rescued}{broken} "
             f"({counted.generated_tokens:,} tokens)"

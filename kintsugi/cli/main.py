@@ -70,6 +70,10 @@ def _root() -> None:
     """
 
 
+_NO_PLACE = (errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""What is in the way of a file that a person named."""
+
+
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"note: {message}", file=sys.stderr)
 
@@ -86,8 +90,10 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+        if not full and (error.errno not in _NO_PLACE or error.filename is None):
             raise
         where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{where} ({error.strerror}): free space or choose another folder", file=sys.stderr)
+        mend = "free space or choose another folder" if full else "choose another place"
+        print(f"error: cannot write{where} ({error.strerror}): {mend}", file=sys.stderr)
         sys.exit(8)

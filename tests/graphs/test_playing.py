@@ -260,6 +260,20 @@ def test_another_proposal(tmp_path: Path) -> None:
     assert len(set(seeds)) == 3 and other.parent == first.parent and other.by == "graph"
     assert [line.points for line in lines] == [(0, 1, 2), (0, 3), (0, 4)]
 
+    async def later(session: PlaySession) -> int:
+        await session.step()
+        await session.again()  # this line goes on with a seed of its own
+        await session.step()
+        await session.step()
+        count = len(session.points)
+        for _ in range(2):
+            await session.again()
+        return len(session.points) - count
+
+    seeds.clear()
+    assert in_session(tmp_path / "on", later, policy=Dice(follows(GOLD)), config=config_of("scripted")) == 2
+    assert len(set(seeds)) == len(seeds) == 5
+
 
 # -- going back ----------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from kintsugi.graphs.episode_tally import tally_of, with_tally
 from kintsugi.graphs.play_config import PlayConfig
 from kintsugi.graphs.playing import PlaySession
 from kintsugi.graphs.turn_repair import check_repair, named_turn, placed
-from kintsugi.records import Action, Critique, Observation, Task, Trajectory, Verdict
+from kintsugi.records import Action, Critique, Observation, Task, Trajectory, Verdict, to_plain
 from kintsugi.sandboxes.environments.environment import Reply, open_environment
 from tests.graphs.episode_players import TokenPolicy, cast_of, plan_of, played, turn, word_problems
 
@@ -460,3 +460,17 @@ def test_placed_reads_the_attempt_alone() -> None:
     lost = episode.trajectories[0]
     said = placed(Critique(text="x", author="notes"), TellingPath(), TellingPath().tasks("")[0], lost)  # type: ignore[arg-type]
     assert said.kept == 2 and said.author == "notes"
+
+
+def test_a_person_names_a_turn_that_there_is() -> None:
+    from kintsugi.graphs.play_point import by_person
+
+    cast = cast_of(ScriptedPolicy(["look"] * 3), Path5(), prompts="bare_turns", max_turns=3)
+    (lost,) = played(cast, plan_of(Path5().tasks("train")[0]))[0].trajectories
+    said = to_plain(Critique(text="I was wrong.", author="reflector", kept=1, note="turn 2 went wrong"))
+    state: Any = {"attempts": [to_plain(lost)], "current": {"messages": [said]}}
+    named = by_person(state, "No. First mistake: 3")["current"]["messages"][-1]
+    assert (named["kept"], named["author"]) == (2, "human")
+    for wrong in (0, 4, 99):
+        with pytest.raises(ConfigError, match=f"a turn from 1 to 3, found {wrong}"):
+            by_person(state, f"No. First mistake: {wrong}")

@@ -395,3 +395,5 @@ def test_error_while_writing(refused: Any, copy: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(report, "write_whole", refuse)
     refused(["report", copy], 8, "cannot write somewhere", "free space")
+    (copy / "file").touch()
+    refused(["graph", "round", "--out", copy / "file" / "x.svg"], 8, "cannot write", "choose another place")

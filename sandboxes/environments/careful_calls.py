@@ -17,16 +17,18 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from types import FrameType
+from typing import Any, Final
 
 from kintsugi.errors import ConfigError, MissingExtra, PolicyError, SandboxError
 from kintsugi.records import Fault, Task, Verdict
 from kintsugi.sandboxes.environments.environment import Environment, Reply
+from kintsugi.sandboxes.environments.sandboxed import Sandboxed
 
 TIME_LIMIT_S: Final = 60.0
 """Seconds that an environment may take for one answer."""
@@ -70,18 +72,22 @@ class Attempt:
 async def time_limit(seconds: float) -> AsyncIterator[None]:
     """Answers that are asked for inside may take so long each; code that blocks the event loop is interrupted, too."""
     token = _limit_s.set(seconds)
-    beat = asyncio.create_task(_beat(seconds)) if threading.current_thread() is threading.main_thread() else None
+    before = signal.signal(signal.SIGALRM, _ring) if _has_alarm() else None
+    beat = asyncio.create_task(_beat(seconds))
     try:
+        _put_off(seconds)
         yield
     finally:
+        beat.cancel()
+        await asyncio.gather(beat, return_exceptions=True)
         _limit_s.reset(token)
-        if beat is not None:
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
+        if _has_alarm():
+            _put_off(0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager
-def stretched(times: float) -> Any:
+def stretched(times: float) -> Iterator[None]:
     """Answers may take `times` as long here: many are asked for at once."""
     limit_s = _limit_s.get()
     token = _limit_s.set(None if limit_s is None else times * limit_s)
@@ -93,32 +99,37 @@ def stretched(times: float) -> Any:
 
 async def _beat(seconds: float) -> None:
     """Put the alarm off for as long as the event loop runs."""
-    if not hasattr(signal, "setitimer"):
-        return
-    before = signal.signal(signal.SIGALRM, _ring)
-    try:
-        while True:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            await asyncio.sleep(seconds / 4)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    while True:
+        _put_off(seconds)
+        await asyncio.sleep(seconds / 4)
 
 
-def _ring(*_: object) -> NoReturn:
-    raise Blocked
+def _has_alarm() -> bool:
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+def _put_off(seconds: float) -> float:
+    """Let the alarm ring in so many seconds (0: never); seconds that were left."""
+    return signal.setitimer(signal.ITIMER_REAL, seconds)[0] if _has_alarm() else 0.0
+
+
+def _ring(signum: int, frame: FrameType | None) -> None:
+    _put_off(1.0)  # again, should somebody swallow it
+    while frame is not None:
+        if frame.f_code in (asked.__code__, called.__code__):
+            raise Blocked
+        frame = frame.f_back  # and if there is no call into the environment, the machine is merely busy
 
 
 @contextmanager
-def unhurried() -> Any:
+def unhurried() -> Iterator[None]:
     """No alarm while tasks are read: a whole release takes its time."""
-    alarmed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    left = signal.setitimer(signal.ITIMER_REAL, 0)[0] if alarmed else 0
+    left = _put_off(0)
     try:
         yield
     finally:
         if left:
-            signal.setitimer(signal.ITIMER_REAL, left)
+            _put_off(left)
 
 
 # Asking ----------------------------------------------------------------------------------------------------------------
@@ -139,6 +150,7 @@ async def asked(call: Callable[..., Any], *arguments: Any, what: str) -> Any:
     except (*_PASSED, Broken):
         raise
     except Blocked as error:
+        _put_off(limit_s or 0)
         raise _late(what, limit_s, f": it blocks the event loop{_line_of(error)}") from None
     except TimeoutError as error:
         if timer.expired():
@@ -200,6 +212,12 @@ def _line_of(error: BaseException) -> str:
         return ""
     path, line = (own or frames)[-1]
     return f" ({Path(path).name}, line {line})"
+
+
+async def warmed(environment: Environment) -> None:
+    """Open the sandbox before anything is timed: building an image takes longer than any answer may."""
+    if isinstance(environment, Sandboxed):
+        await environment.sandbox()
 
 
 # Playing ---------------------------------------------------------------------------------------------------------------

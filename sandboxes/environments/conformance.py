@@ -23,7 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from kintsugi.records import Task, to_plain
 from kintsugi.sandboxes.environments.careful_calls import (
@@ -39,6 +39,7 @@ from kintsugi.sandboxes.environments.careful_calls import (
     spoiled_by,
     stretched,
     time_limit,
+    warmed,
     won,
 )
 from kintsugi.sandboxes.environments.environment import Environment, Reply
@@ -110,7 +111,7 @@ async def check(
         if reading.left_out and reading.error is not None:
             raise reading.error
         async with time_limit(limit_s):
-            await _opened(environment)
+            await warmed(environment)
             found["tasks"] = check_tasks(environment, split, num_tasks, reading)
             for name, checked in _playing(environment, list(reading.tasks), perturb).items():
                 if not reading.tasks or skipped:
@@ -147,13 +148,6 @@ def _playing(
         "concurrent": lambda: check_concurrent(environment, tasks),
         "leaks": lambda: check_leaks(environment, tasks),
     }
-
-
-async def _opened(environment: Environment) -> None:
-    """Open the sandbox first, where there is one: building an image takes longer than any answer may."""
-    sandbox: Any = getattr(environment, "sandbox", None)
-    if asyncio.iscoroutinefunction(sandbox):
-        await sandbox()
 
 
 def _merged(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

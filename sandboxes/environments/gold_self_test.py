@@ -28,6 +28,7 @@ from kintsugi.sandboxes.environments.careful_calls import (
     spoiled_by,
     stretched,
     time_limit,
+    warmed,
 )
 from kintsugi.sandboxes.environments.environment import Environment
 from kintsugi.sandboxes.environments.split_reading import Reading, read_split, read_splits
@@ -108,6 +109,8 @@ async def check_golds(
     counts, tasks = _gathered(environment, readings)
     tally = _Tally([reading.broken for reading in readings.values() if reading.broken is not None])
     async with time_limit(limit_s):
+        if tasks:
+            await warmed(environment)
         await _try_all(environment, tasks, tally)
     return GoldResult(
         environment=environment.name,
@@ -130,17 +133,18 @@ async def _try_all(environment: Environment, tasks: Sequence[Task], tally: _Tall
         bad = {}
     perturb: Any = getattr(environment, "perturbed", None)
     faults: dict[str, int] = {}  # the same fault is told once
-    hung = False
+    stop = asyncio.Event()
     for start in range(0, len(tasks), AT_ONCE):
         part = tasks[start : start + AT_ONCE]
-        if hung:
+        if stop.is_set():
             tally.untried += len(part)
             continue
         with stretched(_PATIENCE):
-            found = await asyncio.gather(*(_try(environment, task, perturb) for task in part))
+            found = await asyncio.gather(*(_try(environment, task, perturb, stop) for task in part))
         for task, one in zip(part, found, strict=True):
-            if isinstance(one, Broken):
-                hung = hung or one.hung
+            if one is None:
+                tally.untried += 1
+            elif isinstance(one, Broken):
                 key = one.finding.key or str(one)
                 faults[key] = faults.get(key, 0) + 1
                 if faults[key] == 1:
@@ -165,21 +169,36 @@ def _gathered(environment: Environment, readings: Mapping[str, Reading]) -> tupl
     return {split: len(one.tasks) for split, one in readings.items() if one.tasks}, list(tasks.values())
 
 
-async def _try(environment: Environment, task: Task, perturb: Any) -> tuple[bool | None, list[str]] | Broken:
-    """Whether the gold earns 1 (None without one), and the last actions of spoiled golds that won; or what is broken."""
+async def _try(
+    environment: Environment, task: Task, perturb: Any, stop: asyncio.Event
+) -> tuple[bool | None, list[str]] | Broken | None:
+    """Whether the gold earns 1 (None without one), and the last actions of spoiled golds that won; or what is broken.
+
+    None once `stop` is set, which an answer that never came does."""
+    if stop.is_set():
+        return None
     try:
         gold = await gold_of(environment, task)
         if gold is None:
             return None, []
-        replies = await play(environment, task, gold)
-        verdict = replies[-1].verdict if replies else None
-        won = verdict is not None and verdict.success and verdict.reward == 1.0
+        won, _ = await _earned(environment, task, gold)
         spoiled = []
         for actions in [[*gold[:-1], ""], *spoiled_by(perturb, task, gold)]:
-            answers = await play(environment, task, actions)
-            verdict = answers[-1].verdict if answers else None
-            if verdict is not None and (verdict.success or verdict.reward > 0):
+            if stop.is_set():
+                return None
+            if (await _earned(environment, task, actions))[1]:
                 spoiled.append(actions[-1])
         return won, spoiled
     except Broken as broken:
+        if broken.hung:
+            stop.set()
         return broken
+
+
+async def _earned(environment: Environment, task: Task, actions: Sequence[str]) -> tuple[bool, bool]:
+    """Whether these actions win with reward 1, and whether they earn anything. Raises Broken."""
+    replies = await play(environment, task, actions)
+    verdict = replies[-1].verdict if replies else None
+    if verdict is None:
+        return False, False
+    return verdict.success and verdict.reward == 1.0, verdict.success or verdict.reward > 0

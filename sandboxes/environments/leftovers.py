@@ -90,6 +90,7 @@ def _command(pid: int) -> str:
 
 def _names(folder: Path) -> set[str]:
     try:
-        return {entry.name for entry in folder.iterdir()} - _NO_MATTER
+        names = {entry.name for entry in folder.iterdir()} - _NO_MATTER
+        return {name for name in names if not name.startswith("pymp-")}  # multiprocessing's, removed as Python ends
     except OSError:
         return set()

@@ -76,6 +76,63 @@ def test_checking_ones_own_file(call: Call, tmp_path: Path) -> None:
     assert (code, out) == (2, "") and "expected a function open_environment" in err
 
 
+OWN = """
+from kintsugi.errors import DataError
+from kintsugi.records import Task, Verdict
+from kintsugi.sandboxes.environments.environment import ProgramEnvironment
+
+
+class Mine(ProgramEnvironment):
+    name = "mine"
+
+    def tasks(self, split, *, limit=None, seed=0):
+        if split not in ("easy", "hard"):
+            raise DataError(f"no split {split}")
+        return [
+            Task(id=f"{split}-{n}", environment="mine", split=split, prompt=f"{split} {n}", payload={"answer": str(n)})
+            for n in range(100, 100 + (limit or 5))
+        ]
+
+    async def judge(self, task, action):
+        right = action == task.payload["answer"]
+        return Verdict(success=right, reward=float(right), feedback="" if right else "no")
+
+    async def gold(self, task):
+        return [task.payload["answer"]]
+
+
+def open_environment():
+    return Mine()
+"""
+
+
+def test_checking_ones_own_splits_and_faults(call: Call, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(OWN)
+    code, out, err = call("environments", "check", mine)
+    assert code == 4 and "name one with --split" in err and not out
+    code, out, err = call("environments", "check", mine, "--split", "hard", "--tasks", "3")
+    assert code == 0 and "mine (hard, 3 tasks)" in out and "5 records (hard 5)" in out, out + err
+    mine.write_text(OWN.replace("action == task", "int(action) == task"))
+    code, out, err = call("environments", "check", mine, "--split", "hard", "--tasks", "3", "--json")
+    told = json.loads(out)
+    line = 1 + OWN[: OWN.index("right = ")].count("\n")
+    assert code == 1 and not told["ok"] and f"(mine.py, line {line})" in told["conformance"]["failures"][0]
+    assert "ValueError: invalid literal" in told["golds"]["failures"][0] and len(told["golds"]["failures"]) == 1
+
+
+def test_a_malformed_record_is_told_and_fails(call: Call, tmp_path: Path) -> None:
+    good = {"question": "What is 2 + 3?", "answer": "It is <<2+3=5>>5.\n#### 5"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(good))
+    (tmp_path / "test.jsonl").write_text(json.dumps(good) + "\n" + json.dumps({"question": "q", "answer": "none"}))
+    options = ["--data", tmp_path, "--tasks", "1", "--option", 'sandbox={"kind": "local", "allow_unsafe": true}']
+    code, out, _ = call("environments", "check", "gsm8k", *options)
+    assert code == 1 and f"{tmp_path / 'test.jsonl'}, line 2: expected" in out, out
+    (tmp_path / "test.jsonl").unlink()
+    code, out, _ = call("environments", "check", "gsm8k", *options)
+    assert code == 0 and "left out: test: expected the file" in out, out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -84,6 +141,8 @@ def test_checking_ones_own_file(call: Call, tmp_path: Path) -> None:
         (["environments", "check", "svamp", "--data", "nowhere"], 4, "no such folder"),
         (["environments", "check", "svamp", "--option", "hub"], 2, "expected --option KEY=VALUE"),
         (["environments", "check", "svamp", "--option", "hbu=1"], 2, 'did you mean "hub"'),
+        (["environments", "check", "svamp", "--option", "limits=5"], 2, "svamp.limits: expected a table"),
+        (["environments", "check", "svamp", "--option", "sandbox=5"], 2, "svamp.sandbox: expected an open sandbox"),
         (["data", "fetch", "treasure_hunt"], 2, "has no official file to fetch"),
         (["data", "fetch", "asdiv"], 2, "say --accept-licence"),
     ],

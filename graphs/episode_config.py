@@ -78,8 +78,8 @@ class EpisodeConfig(StrictConfig):
     take for one action before it counts as crashed. wave: episodes that run at once, and are committed at once.
     history_turns: how many of its last turns an agent sees at most, besides the task; None: all. Half of them fall out at
         once, so that a context lasts for several turns.
-    refused: observations that say that an action came to nothing ("Nothing happens."). max_refused: as many of them end
-        an attempt as lost (small models repeat what is refused until their turns run out); None: none do.
+    refused: how observations begin that say that an action came to nothing ("Nothing happens."). max_refused: as many of
+        them end an attempt as lost (small models repeat what is refused until their turns run out); None: none do.
     """
 
     max_turns: int | None = Field(default=None, ge=1)
@@ -89,10 +89,14 @@ class EpisodeConfig(StrictConfig):
     refused: tuple[str, ...] = ()
     max_refused: int | None = Field(default=None, ge=1)
 
-    def given_up(self, observations: Iterable[str]) -> int:
-        """How many of the attempt's actions were refused when that ends it, else 0."""
-        count = sum(text in self.refused for text in observations)
-        return count if self.max_refused is not None and count >= self.max_refused else 0
+    def out_of_turns(self, num_actions: int, most: int, observations: Iterable[str]) -> str:
+        """Why an attempt may not go on after so many actions (of `most`) and these observations; "" while it may."""
+        if num_actions >= most:
+            return f"out of turns: {num_actions} actions did not reach the goal"
+        refused = sum(text.startswith(self.refused) for text in observations)
+        if self.max_refused is not None and refused >= self.max_refused:
+            return f"given up: {refused} of {num_actions} actions came to nothing"
+        return ""
 
     def turns_dropped(self, num_turns: int) -> int:
         """How many of an attempt's first `num_turns` turns are out of the agent's sight."""

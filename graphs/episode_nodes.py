@@ -99,6 +99,8 @@ class _Agent:
                 attempt = new_attempt("explore", None, [Observation(text=task.prompt), _broken(broke)])
                 return _went(state, "agent", attempt)
             attempt = new_attempt("explore", None, [Observation(text=first)])
+        if attempt["messages"][-1]["kind"] == "verdict":  # the transcript was too long for its repairer
+            return _went(state, "agent", attempt)
         role = self.cast.roles["actor"]
         chat, prior = _chat(role, attempt, self.cast.episode)
         request = Request(
@@ -111,12 +113,15 @@ class _Agent:
         try:
             completion, attempt = await _ask(role, request, attempt)
         except ContextTooLong as error:
-            if not _actions(attempt):  # the task itself does not fit: that is for the user to mend
+            if len(attempt["messages"]) == 1:  # the task itself does not fit: that is for the user to mend
                 raise
-            verdict = Verdict(success=False, reward=0.0, feedback=f"out of context: {error}")
-            return _went(state, "agent", _add(attempt, verdict))
-        tokens = _tokens(completion, prior, first=not _actions(attempt))
+            return _went(state, "agent", _outgrown(attempt, error))
+        tokens = _tokens(completion, prior, first=not _texts(attempt, "action"))
         return _went(state, "agent", _add(attempt, Action(text=completion.text, tokens=tokens)))
+
+
+def _outgrown(attempt: Attempt, error: ContextTooLong) -> Attempt:
+    return _add(attempt, Verdict(success=False, reward=0.0, feedback=f"out of context: {error}"))
 
 
 class _Environment:
@@ -133,7 +138,7 @@ class _Environment:
             return await self._end(state, attempt, last, "error" if last.error else "truncated")
         if isinstance(last, Critique):
             return await self._done_again(state, attempt, last)
-        actions = _actions(attempt)
+        actions = _texts(attempt, "action")
         started = time.monotonic()
         try:
             reply = await self.cast.worlds.act(attempt_key(state), task_of(state), actions[:-1], actions[-1])
@@ -147,7 +152,7 @@ class _Environment:
         verdict, stop = reply.verdict, "failure"
         if verdict is not None:
             stop = "success" if verdict.success else "failure"
-        elif feedback := self._out_of_turns(attempt, len(actions)):
+        elif feedback := self.cast.episode.out_of_turns(len(actions), self.cast.max_turns, _texts(attempt, "observation")):
             verdict, stop = Verdict(success=False, reward=0.0, feedback=feedback), "truncated"
         if verdict is None:
             return _went(state, "environment", attempt)
@@ -155,14 +160,6 @@ class _Environment:
             stop, told = "truncated", f"{verdict.feedback}\n{CUT_OFF}".strip()
             verdict = dataclasses.replace(verdict, feedback=told)
         return await self._end(state, _add(attempt, verdict), verdict, stop)
-
-    def _out_of_turns(self, attempt: Attempt, num_actions: int) -> str:
-        """Why the attempt may not go on; "" while it may."""
-        if num_actions >= self.cast.max_turns:
-            return f"out of turns: {num_actions} actions did not reach the goal"
-        seen = (one["text"] for one in attempt["messages"] if one["kind"] == "observation")
-        refused = self.cast.episode.given_up(seen)
-        return f"given up: {refused} of {num_actions} actions came to nothing" if refused else ""
 
     async def _done_again(self, state: EpisodeState, attempt: Attempt, critique: Critique) -> EpisodeState:
         """The turns that the critique keeps of the lost attempt, once more; the agent goes on from there."""
@@ -213,7 +210,10 @@ class _Repairer:
         request, fault = repair_request(role.prompt, self.cast.repair, opening.text, failed, keep)
         sampling = _seeded(role.sampling, state, attempt)
         request = dataclasses.replace(request, sampling=sampling, key=_key(state, attempt))
-        completion, attempt = await self._draw(role, request, attempt, fault)
+        try:
+            completion, attempt = await self._draw(role, request, attempt, fault)
+        except ContextTooLong as error:
+            return _went(state, self.name, _outgrown(attempt, error))
         kept = fault.kept if fault else ""
         if reflects:
             return self._reflected(state, attempt, failed, Critique(text=completion.text, author=self.name))
@@ -306,8 +306,8 @@ def _memory(messages: Sequence[Message]) -> str:
     return "\n".join(critique.text for critique in _critiques(messages))
 
 
-def _actions(attempt: Attempt) -> list[str]:
-    return [message["text"] for message in attempt["messages"] if message["kind"] == "action"]
+def _texts(attempt: Attempt, kind: str) -> list[str]:
+    return [message["text"] for message in attempt["messages"] if message["kind"] == kind]
 
 
 def _broken(broke: WorldBroke) -> Verdict:
@@ -326,7 +326,7 @@ def _key(state: EpisodeState, attempt: Attempt) -> str:
 def _chat(role: Role, attempt: Attempt, rules: EpisodeConfig) -> tuple[tuple[ChatMessage, ...], tuple[int, ...]]:
     """The actor's chat, and the ids of it up to the last sampled answer (empty when any action has none, and when turns
     have just fallen out of the history window)."""
-    num_turns, turn = len(_actions(attempt)), -1
+    num_turns, turn = len(_texts(attempt, "action")), -1
     dropped = rules.turns_dropped(num_turns)
     # States are plain, and long ones are read at every turn: only the reflections, which are few, become records.
     messages = attempt["messages"]

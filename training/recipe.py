@@ -138,7 +138,7 @@ class TargetsConfig(StrictConfig):
     replay: demonstrations repeated among the rows, as many as this (0: none); replay_repairs: scripted repairs likewise.
     own_share: repeat the policy's own rows until they are this share of all (0: as they are); few right attempts then
         still weigh as much as the replayed demonstrations.
-    unlearned: an action that the environment answers with one of these texts ("Nothing happens.") gets no loss, in a right
+    unlearned: an action whose answer begins with one of these texts ("Nothing happens.") gets no loss, in a right
         attempt too; only where its token ids are known.
     score: "sampled" keeps the self-reward of the policy that sampled; "current" re-scores the pool every round.
     """

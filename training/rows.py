@@ -199,7 +199,7 @@ class Rows:
         ids = list(self.chat.context(Request(messages=tuple(chat))))
         mask = [0] * len(ids)
         for index in range(first, end):
-            tokens, learned = trajectory.actions[index].tokens, int(said[index][1] not in self.unlearned)
+            tokens, learned = trajectory.actions[index].tokens, int(not said[index][1].startswith(tuple(self.unlearned)))
             assert tokens is not None
             kept = self._kept(trajectory) if index == 0 else ()
             given: Ids = () if index == first else tokens.context_ids

@@ -273,6 +273,28 @@ def test_an_attempt_that_outgrows_its_model_is_truncated() -> None:
         played(cast_of(Short(lambda messages: "look"), environment, prompts="react"), plan_of(task))
 
 
+@pytest.mark.parametrize("form", ["again", "from_turn"])
+@pytest.mark.parametrize("whose", ["reflector", "agent"])
+def test_what_a_reflection_makes_too_long_is_a_lost_attempt(form: str, whose: str) -> None:
+    """A transcript that the reflector cannot hold, a reflection that leaves the agent no room: the wave goes on."""
+    environment, task, _ = one_hunt()
+
+    class Short(TokenPolicy):
+        async def complete(self, request: Any) -> Any:
+            if whose == "reflector" or "ADVICE" in str(request.messages):
+                raise ContextTooLong("The context has 9 tokens, the model takes 1 to 8.")
+            return await super().complete(request)
+
+    looks = Short(lambda messages: "look") if whose == "agent" else TokenPolicy(lambda messages: "look")
+    writes = Short(lambda messages: "") if whose == "reflector" else ScriptedPolicy(["ADVICE. First mistake: 1"])
+    repair = {**AGAIN, "form": form}
+    cast = cast_of(looks, environment, prompts="react", repair=repair, repairer=writes, max_turns=2)
+    (episode,) = played(cast, plan_of(task))
+    lost, again = episode.trajectories
+    assert lost.stop == again.stop == "truncated" and again.parent_id == lost.id
+    assert again.feedback.startswith("out of context") and not again.actions and not episode.success
+
+
 def test_notes_are_made_from_the_lost_attempt_without_a_model() -> None:
     """`words = "notes"`: the environment writes the reflection; nothing is sampled for it, and the agent acts with it."""
     environment, task, plan = one_hunt()

@@ -15,11 +15,13 @@ import asyncio
 import importlib
 import itertools
 import json
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from kintsugi.errors import ConfigError, DataError
+from kintsugi.sandboxes.environments.printed_number import readable
 from kintsugi.sandboxes.environments.worker_processes import serve
 
 
@@ -38,7 +40,7 @@ class Worker:
             try:
                 return self._score(self.tasks()[request["index"]], request["text"])
             except Exception as error:  # a taskset is foreign code
-                return {"broke": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+                return {"broke": _one_line(error)}
         raise ValueError(f"unknown request {request['op']!r}")
 
     def tasks(self) -> list[Any]:
@@ -112,8 +114,11 @@ class Worker:
         missing = [name for name, reward in trace.rewards.items() if reward is None]
         if missing or not rewards:
             return {"broke": f"not scored: {', '.join(missing) or 'the task has no rewards'}"}
-        metrics = {name: float(value) for name, value in trace.metrics.items() if value is not None}
-        return {"reward": float(trace.reward), "detail": {**metrics, **rewards}}
+        detail = {name: float(value) for name, value in (*trace.metrics.items(), *rewards.items()) if value is not None}
+        odd = [name for name, value in {**detail, "reward": float(trace.reward)}.items() if not math.isfinite(value)]
+        if odd:
+            return {"broke": f"expected numbers, found others as {', '.join(odd)}"}
+        return {"reward": float(trace.reward), "detail": detail}
 
 
 def _overridden(kind: Any, name: str) -> bool:
@@ -123,7 +128,7 @@ def _overridden(kind: Any, name: str) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:250]
+    return readable(" ".join(f"{type(error).__name__}: {error}".split()), 250)
 
 
 if __name__ == "__main__":

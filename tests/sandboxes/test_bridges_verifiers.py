@@ -34,6 +34,10 @@ class SumTask(vf.Task[SumData, vf.State, vf.TaskConfig]):
             raise RuntimeError("no scorer")
         if said == "hang":
             time.sleep(60)
+        if said == "odd text":
+            raise RuntimeError("bad \\ud800 and \\0 thing")
+        if said == "odd number":
+            return float("nan")
         return float(said == self.data.answer)
 
     @vf.reward(weight=0.25)
@@ -106,6 +110,9 @@ def test_rewards_are_the_tasks_own_and_what_breaks_is_a_verdict(sums: Any) -> No
     crashed, hung = verdict("crash"), verdict("hang")
     assert "no scorer" in crashed.error and not crashed.success
     assert "silent for 15 s" in hung.error and not hung.success
+    for harm, words in (("odd text", "bad ? and ? thing"), ("odd number", "expected numbers, found others as right")):
+        broken = verdict(harm)
+        assert words in broken.error and not broken.success and f"{broken}".encode()
     assert verdict(gold).success, "a new process scores on"
     with pytest.raises(DataError, match='no split "test"'):
         environment.tasks("test")

@@ -66,7 +66,7 @@ def action_text(name: str, argument: str) -> str:
 def _step(name: str, argument: str) -> Step:
     argument = " ".join(argument.split())
     if not argument:
-        return Step("unknown", f"{name}[] needs a {ARGUMENTS[name]} between its brackets. {HELP}")
+        return Step("unknown", f"{name}[] needs its {ARGUMENTS[name]} between the brackets. {HELP}")
     return Step(name, argument)  # type: ignore[arg-type]
 
 

@@ -29,6 +29,10 @@ _MOST_KEPT: Final = 2_000
 _LONGEST_TITLE: Final = 250
 
 
+_OVERLOADED = ("ratelimited", "maxlag", "readonly", "internal_api_error", "unknown_action")
+"""How the codes begin of errors that are not about the words of a query."""
+
+
 class WikipediaPages:
     """Reads one wiki. api: address of its `api.php`; timeout_s: of one request; retry_s: wait before the first retry."""
 
@@ -97,9 +101,11 @@ class WikipediaPages:
             reply = None
         if not isinstance(reply, dict):
             raise self._unreachable("the reply is no JSON object")
-        if "error" in reply:
+        if "error" not in reply:
+            return reply
+        if str(_inside(reply, "error", "code")).startswith(_OVERLOADED):
             raise self._unreachable(str(_inside(reply, "error", "info"))[:120])
-        return reply
+        return {}  # it refuses these words: nothing is found by them
 
     async def _slot(self) -> asyncio.Semaphore:
         """This loop's slots: neither they nor a session may be shared between event loops."""

@@ -104,13 +104,20 @@ def test_retries_and_refusals() -> None:
 
     against(Stub(failures=2), fine)
     against(Stub(failures=9), refused)
-    for body, said in (("<html>", "no JSON"), ('{"error": {"info": "no such action"}}', "no such action")):
+    for body, said in (("<html>", "no JSON"), ('{"error": {"code": "unknown_action", "info": "no such action"}}', "no such action")):
 
         async def odd(pages: WikipediaPages, seen: list[dict[str, str]], said: str = said) -> None:
             with pytest.raises(DataError, match=said):
                 await pages.similar("Tarn", 5)
 
         against(Stub(body=body), odd)
+
+
+def test_words_that_the_wiki_refuses_find_nothing() -> None:
+    async def nothing(pages: WikipediaPages, seen: list[dict[str, str]]) -> None:
+        assert await pages.similar("insource:/(/", 5) == [] and await pages.page("insource:/(/") is None
+
+    against(Stub(body='{"error": {"code": "cirrussearch-regex-syntax-error", "info": "unclosed"}}'), nothing)
 
 
 def test_without_a_network_one_sentence() -> None:

@@ -104,7 +104,8 @@ def test_retries_and_refusals() -> None:
 
     against(Stub(failures=2), fine)
     against(Stub(failures=9), refused)
-    for body, said in (("<html>", "no JSON"), ('{"error": {"code": "unknown_action", "info": "no such action"}}', "no such action")):
+    refusal = '{"error": {"code": "unknown_action", "info": "no such action"}}'
+    for body, said in (("<html>", "no JSON"), (refusal, "no such action")):
 
         async def odd(pages: WikipediaPages, seen: list[dict[str, str]], said: str = said) -> None:
             with pytest.raises(DataError, match=said):

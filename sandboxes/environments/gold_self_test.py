@@ -13,6 +13,7 @@ that cannot be read is a failure, and the others are tried all the same. Left ou
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -43,7 +44,8 @@ _PATIENCE: Final = 4.0
 class GoldResult:
     """The outcome. splits: tasks of each split. tasks: different tasks tried; without_gold: of them, those that have
     none; known_bad: those whose gold failed as expected, with the reason; failures: one sentence each. left_out: splits
-    that were expected and are not in the data, with the reason. untried: tasks that came after an answer that never did."""
+    that were expected and are not in the data, with the reason. untried: tasks that came after an answer that never did.
+    unproven: task id → why its gold wins without proving anything (an optional method `unproven(task)` says it)."""
 
     environment: str
     splits: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class GoldResult:
     failures: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     untried: int = 0
+    unproven: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -65,6 +68,8 @@ class GoldResult:
         lines = [f"{head}, {len(self.failures)} failures"]
         lines += [f"{self.without_gold} records have no gold action"] if self.without_gold else []
         lines += [f"{self.untried} records not tried after an answer that never came"] if self.untried else []
+        reasons = Counter(self.unproven.values())
+        lines += [f"{number} golds only print the answer: {reason}" for reason, number in reasons.items()]
         lines += [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
         lines += [f"known bad: {task_id}, {reason}" for task_id, reason in self.known_bad.items()]
         more = len(self.failures) - _SHOWN
@@ -121,7 +126,14 @@ async def check_golds(
         failures=tuple(map(str, dict.fromkeys(tally.failures))),
         left_out={split: one.left_out for split, one in readings.items() if one.left_out and one.expected},
         untried=tally.untried,
+        unproven=_unproven(environment, tasks),
     )
+
+
+def _unproven(environment: Environment, tasks: Sequence[Task]) -> dict[str, str]:
+    """Task id → why its gold proves nothing, where the environment says so."""
+    why: Any = getattr(environment, "unproven", None)
+    return {task.id: str(reason) for task in tasks if why is not None and (reason := why(task))}
 
 
 async def _try_all(environment: Environment, tasks: Sequence[Task], tally: _Tally) -> None:

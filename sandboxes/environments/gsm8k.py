@@ -89,8 +89,14 @@ class Gsm8k(NumberProblems):
 
     async def gold(self, task: Task) -> tuple[str, ...]:
         """One action: the official calculator steps as a program when they lead to the answer, else a bare `print`."""
-        program = steps_program(task.prompt, task.payload["solution"], self.expected(task))
-        return (program or f"print({task.payload['answer']})",)
+        return (self._program(task) or f"print({task.payload['answer']})",)
+
+    def unproven(self, task: Task) -> str:
+        """Why the gold is a bare `print`; "" elsewhere."""
+        return "" if self._program(task) else "the solution's calculator steps do not lead to the answer"
+
+    def _program(self, task: Task) -> str | None:
+        return steps_program(task.prompt, task.payload["solution"], self.expected(task))
 
 
 def steps_program(question: str, solution: str, gold: Fraction) -> str | None:

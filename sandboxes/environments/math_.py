@@ -9,10 +9,11 @@ r"""MATH: competition problems, answered by a program that prints the answer, or
 `solution` and, in MATH-500's form, `answer`; or the release's folders `train/` and `test/` with a JSON file a problem
 in a folder a subject. The gold answer is what stands in the solution's last `\boxed{}`.
 
-**Right**, by `equivalence`: `"official"`: the release's comparison of strings (`math_equivalence.py`), nothing else.
-`"number"` (the default): or both are one number, within 1e-4 (ENVISIONS), since programs print 0.75 where people write
-\frac{3}{4}. `"math-verify"`: or the package math-verify says so (extra `math`), asked in the sandbox. The verdict's
-detail `official` tells the first of them whichever is used.
+**Right**, by `equivalence`. `"math-verify"`: the package math-verify says so (extra `math`), asked in a sandbox; the
+default with official data. `"number"`: the release's comparison of strings (`math_equivalence.py`) says so, or both are
+one number: integers and fractions exactly, rounded decimals to six places; the default of the bundled set, which plays
+without extras. `"official"`: that comparison of strings alone. The verdict's detail `official` has it whichever decides;
+`undecided` is 1 where math-verify could not tell.
 
 Source: Hendrycks et al. 2021 (arXiv 2103.03874), https://github.com/hendrycks/math; the division into 12,000 and 500 is
 PRM800K's (arXiv 2305.20050). Left out: Asymptote pictures are text here.
@@ -21,15 +22,20 @@ PRM800K's (arXiv 2305.20050). Left out: Asymptote pictures are text here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 from kintsugi.errors import ConfigError, DataError, nearest
-from kintsugi.records import Task
+from kintsugi.records import Task, Verdict
 from kintsugi.sandboxes.environments.about import About, Download
-from kintsugi.sandboxes.environments.math_equivalence import is_equiv, last_boxed, latex_number
+from kintsugi.sandboxes.environments.math_equivalence import is_equiv, last_boxed, latex_number, same_value
+from kintsugi.sandboxes.environments.math_verifier import MathVerifier
 from kintsugi.sandboxes.environments.official_records import (
+    BUNDLED,
     Made,
     RecordTasks,
     Row,
@@ -40,22 +46,23 @@ from kintsugi.sandboxes.environments.official_records import (
     read_bytes,
     texts,
 )
-from kintsugi.sandboxes.environments.printed_number import parse_number
+from kintsugi.sandboxes.environments.printed_number import parse_number, readable
 from kintsugi.sandboxes.environments.program_of_thought import (
-    TOLERANCE,
     Objection,
+    Program,
     ProgramOfThought,
     find_program,
     parse_program,
 )
-from kintsugi.sandboxes.sandbox import Limits
 
 _MEND: Final = (
     "MATH is at https://github.com/hendrycks/math, and divided into 12,000 and 500 in prm800k/math_splits of "
     'https://github.com/openai/prm800k: name the folder with the option data="..."'
 )
 _FILES: Final = {"train": "train", "test": "test", "heldout": "test"}
-_WAYS: Final = ("official", "number", "math-verify")
+_WAYS: Final = ("math-verify", "number", "official")
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_MOST_KEPT: Final = 4096
 _SUBJECTS: Final = (
     "algebra",
     "counting_and_probability",
@@ -65,31 +72,11 @@ _SUBJECTS: Final = (
     "prealgebra",
     "precalculus",
 )
-_PACKAGES: Final = (
-    "math_verify",
-    # What it imports only when it is used: a program in the sandbox could not.
-    "antlr4.LL1Analyzer",
-    "sympy.combinatorics.named_groups",
-    "sympy.combinatorics.polyhedron",
-    "sympy.combinatorics.tensor_can",
-    "sympy.tensor.tensor",
-    "sympy.solvers.inequalities",
-    "sympy.calculus.util",
-    "sympy.sets.setexpr",
-)
-_CHECKER: Final = """
-import json, sys
-from math_verify import parse, verify
-gold, answer = (parse(text, parsing_timeout=None) for text in json.load(sys.stdin))
-print(verify(gold, answer, timeout_seconds=None))
-"""
-_CHECK_LIMITS: Final = Limits(cpu_s=5, wall_s=60, memory_mb=512)
-"""CPU decides: what is the same must not depend on how busy the machine is."""
 _RAW: Final = "https://github.com/openai/prm800k/raw/main/prm800k/math_splits/"
 
 ABOUT = About(
     kind="program of thought or boxed answer",
-    metric="official string equivalence, or the same number within 1e-4 (option equivalence)",
+    metric="math-verify says so (extra math); of the bundled set: official strings or the same number (option equivalence)",
     data="train.jsonl, test.jsonl (or folders train/, test/): problem, solution",
     splits=("train", "test", "heldout (= test)"),
     licence="MIT",
@@ -102,13 +89,14 @@ ABOUT = About(
 def open_environment(
     data: str | Path | None = None,
     hub: str = "EleutherAI/hendrycks_math",
-    equivalence: str = "number",
+    equivalence: str | None = None,
     sandbox: Any = None,
     limits: Any = None,
     allow_answer: bool = False,
     memo: bool = True,
 ) -> CompetitionMath:
-    """MATH from the folder `data`, "hub" or "bundled" (the default); the rest as `ProgramOfThought` has it."""
+    """MATH from the folder `data`, "hub" or "bundled" (the default). equivalence: "math-verify", "number" or "official"; the
+    first with official data, the second with the bundled set. The rest as `ProgramOfThought` has it."""
     return CompetitionMath(
         data=data,
         hub=hub,
@@ -128,14 +116,13 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
     mend = _MEND
     wanted = "answer: print the answer alone"
 
-    def __init__(self, *, equivalence: str = "number", **options: Any) -> None:
-        if equivalence not in _WAYS:
+    def __init__(self, *, equivalence: str | None = None, **options: Any) -> None:
+        if equivalence is not None and equivalence not in _WAYS:
             raise ConfigError(f'math.equivalence: unknown "{equivalence}": {nearest(equivalence, _WAYS)}')
-        self.equivalence = equivalence
         super().__init__(**options)
-        if equivalence == "math-verify":
-            for package in _PACKAGES:
-                self.need(package, extra="math")
+        self.equivalence = equivalence or ("number" if self.source == BUNDLED else "math-verify")
+        self._verifier = MathVerifier(options.get("sandbox")) if self.equivalence == "math-verify" else None
+        self._undecided: dict[tuple[str, str], str] = {}
 
     # The data
 
@@ -169,9 +156,15 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
         answer = task.payload["answer"]
         return (f"print({answer if answer.isdigit() and str(int(answer)) == answer else repr(answer)})",)
 
+    def unproven(self, task: Task) -> str:
+        """The gold is a bare `print` of the answer."""
+        return "the release has no programs, and an answer is its own gold"
+
     def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
-        """The answer with two digits before it, printed and boxed."""
-        wrong = f"71{task.payload['answer']}"
+        """The answer with two digits more before its first one (before all, where it has none), printed and boxed."""
+        answer = task.payload["answer"]
+        wrong = re.sub(r"[0-9]", lambda digit: f"71{digit[0]}", answer, count=1)
+        wrong = wrong if wrong != answer else f"71{answer}"
         return [[f"print({wrong!r})"], [f"\\boxed{{{wrong}}}"]]
 
     # The verdict
@@ -185,23 +178,40 @@ class CompetitionMath(RecordTasks, ProgramOfThought):
 
     async def correct(self, task: Task, line: str, *, words: bool = True) -> bool | None:
         line, gold = _unboxed(line), task.payload["answer"]
-        if is_equiv(line, gold):
-            return True
-        if self.equivalence == "official":
-            return False
-        return same_number(line, gold) or (self.equivalence == "math-verify" and await self._verified(gold, line))
+        if self._verifier is not None:
+            return await self._verified(self._verifier, gold, line)
+        return is_equiv(line, gold) or (self.equivalence == "number" and same_number(line, gold))
 
-    async def _verified(self, gold: str, line: str) -> bool:
-        """What math-verify says, asked in the sandbox; False when it cannot tell within its limits."""
-        texts = json.dumps([f"\\boxed{{{gold}}}", f"\\boxed{{{line}}}"])
-        run = await (await self.sandbox()).arun(_CHECKER, stdin=texts, limits=_CHECK_LIMITS)
-        if run.status == "sandbox_failed":  # a crash of the environment, which is retried; never a wrong answer
-            raise RuntimeError(f"the sandbox failed as math-verify was asked: {run.stderr[-200:]}")
-        return run.status == "ok" and run.stdout.strip() == "True"
+    async def _verified(self, verifier: MathVerifier, gold: str, line: str) -> bool:
+        """What math-verify says; not asked about the same text twice over, and about two plain integers."""
+        if line == gold:
+            return True
+        if _INTEGER.fullmatch(line) and _INTEGER.fullmatch(gold):
+            return line == gold or line.strip("-") == gold.strip("-") == "0"
+        compared = await verifier.compare(gold, line)
+        if compared.undecided and len(self._undecided) < _MOST_KEPT:
+            self._undecided[gold, line] = compared.undecided
+        return compared.same
 
     def metrics(self, task: Task, line: str) -> Mapping[str, float]:
-        """`official`: what the release's own comparison says, whichever decides."""
-        return {"official": float(is_equiv(_unboxed(line), task.payload["answer"]))}
+        """`official`: what the release's own comparison says; `undecided`: math-verify could not tell."""
+        line, gold = _unboxed(line), task.payload["answer"]
+        more = {"undecided": 1.0} if (gold, line) in self._undecided else {}
+        return {"official": float(is_equiv(line, gold)), **more}
+
+    def _compare(self, task: Task, action: str, correct: bool, line: str, program: Program | None = None) -> Verdict:
+        """As every program of thought; where the judge could not tell, the feedback says so and calls nothing wrong."""
+        verdict = super()._compare(task, action, correct, line, program=program)
+        why = self._undecided.get((task.payload["answer"], _unboxed(line)))
+        if why is None or verdict.success:
+            return verdict
+        told = f"The judge could not tell whether {readable(line, 60)} is right ({why}): it counts as not solved."
+        return replace(verdict, feedback=told)
+
+    async def close(self) -> None:
+        await super().close()
+        if self._verifier is not None:
+            await self._verifier.close()
 
 
 def _unboxed(line: str) -> str:
@@ -209,13 +219,14 @@ def _unboxed(line: str) -> str:
 
 
 def same_number(line: str, gold: str) -> bool:
-    """Whether both are one number, and the same within 1e-4."""
+    """Whether both are one number, and the same (`math_equivalence.same_value`)."""
     wanted = latex_number(gold)
     if wanted is None:
         return False
-    printed = parse_number(line, words=False)
-    value = float(printed) if printed is not None else latex_number(line)
-    return value is not None and abs(value - wanted) <= float(TOLERANCE)
+    printed: Fraction | None = parse_number(line, words=False)
+    value = printed if printed is not None else latex_number(line)
+    rounded = any(re.search(r"\.\d|\d[eE][-+]?\d", text) is not None for text in (line, gold))
+    return value is not None and same_value(value, wanted, rounded=rounded)
 
 
 def _one(path: Path) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 r"""When two answers to a MATH problem are the same: the official comparison of strings, and a reading as numbers.
 
     is_equiv(r"\frac12", r"\dfrac{1}{2}")     True: the release's own rule, exactly
-    latex_number(r"\frac{3}{4}")              0.75
+    latex_number(r"\frac{3}{4}")              Fraction(3, 4)
     last_boxed(r"so \boxed{x = \boxed{3}}")   "x = \boxed{3}"
 
 The official comparison brings both sides to a normal form and compares texts; what its form cannot handle (a `\frac`
@@ -13,10 +13,14 @@ from their behaviour. Left out: symbolic equality (that is `math-verify`'s).
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
+from decimal import Context, Decimal, localcontext
+from fractions import Fraction
 from typing import Final
+
+Number = Fraction | Decimal
+"""Exact, or (roots, pi) to `_DIGITS` digits."""
 
 _FIRST: Final = (
     ("\n", ""),
@@ -33,6 +37,9 @@ _FIRST: Final = (
 _UNIT: Final = r"\text{ "
 _SECOND: Final = ((r"\%", ""), (" .", " 0."), ("{.", "{0."))
 _MAX_NUMBER: Final = 400
+_DIGITS: Final = 60
+_LARGEST: Final = Fraction(10) ** 300
+_PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 
 
 class Shapeless(ValueError):
@@ -130,7 +137,7 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def latex_number(text: str) -> float | None:
+def latex_number(text: str) -> Number | None:
     r"""The value of an answer that is one number: digits with `,` between thousands, decimals, `a/b`, `\frac`, `\sqrt`,
     `\pi`, powers, products, sums, degrees and percent signs (left out), a unit in `\text{…}` at the end (likewise).
 
@@ -140,16 +147,71 @@ def latex_number(text: str) -> float | None:
     text = re.sub(r"\^\{?\\circ\}?|\\?%|\\\$", "", text).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
     if not text.strip() or len(text) > _MAX_NUMBER:
         return None
-    try:
-        value = _Reader(text).whole()
-    except (ValueError, ZeroDivisionError, OverflowError, RecursionError):
-        return None
-    return value if math.isfinite(value) else None
+    with localcontext(Context(prec=_DIGITS)):
+        try:
+            value = _Reader(text).whole()
+        except (ValueError, ArithmeticError, RecursionError):
+            return None
+        return value if abs(_decimal(value)) < _decimal(_LARGEST) else None
+
+
+def same_value(value: Number, wanted: Number, *, rounded: bool) -> bool:
+    """Whether two numbers are the same. rounded: one of them is written as a decimal, which may stand for another number:
+    it must meet it within 1e-6, and within 1e-4 of its size (0 is no 1/100000), floats' own errors aside. Otherwise
+    integers and fractions must be equal, and roots agree to 40 digits."""
+    if isinstance(value, Fraction) and isinstance(wanted, Fraction) and (value == wanted or not rounded):
+        return value == wanted
+    with localcontext(Context(prec=_DIGITS)):
+        gap, size = abs(_decimal(value) - _decimal(wanted)), abs(_decimal(wanted))
+        if not rounded:
+            return gap <= Decimal("1e-40") * max(size, Decimal(1))
+        allowed = max(min(Decimal("1e-6"), Decimal("1e-4") * size), Decimal("1e-12"))
+        if isinstance(wanted, Decimal):  # a float of a large root has few places; integers must be met as they are
+            allowed = max(allowed, Decimal("1e-12") * size)
+        return gap <= allowed
+
+
+def _decimal(value: Number) -> Decimal:
+    return Decimal(value.numerator) / Decimal(value.denominator) if isinstance(value, Fraction) else value
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if abs(exponent) > 60:
+        raise ValueError(exponent)
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
+        if exponent.denominator == 1:
+            if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > 5_000:
+                raise ValueError(exponent)
+            return base ** int(exponent)
+        return _root_of(base, exponent.denominator) ** exponent.numerator
+    return _decimal(base) ** _decimal(exponent)
+
+
+def _root_of(base: Number, degree: int) -> Number:
+    if base < 0 or degree < 1:
+        raise ValueError(base)
+    if isinstance(base, Fraction):
+        top, bottom = (round(Decimal(part) ** (1 / Decimal(degree))) for part in (base.numerator, base.denominator))
+        if Fraction(top**degree, bottom**degree) == base:
+            return Fraction(top, bottom)
+    return _decimal(base) ** (1 / Decimal(degree)) if base else Fraction(0)
 
 
 _TOKEN: Final = re.compile(
     r"\s*(?:(\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|(\\[a-z]+)|([-+*/^(){}\[\]]))", re.ASCII
 )
+
+
+def _sum(one: Number, other: Number) -> Number:
+    return one + other if isinstance(one, Fraction) and isinstance(other, Fraction) else _decimal(one) + _decimal(other)
+
+
+def _times(one: Number, other: Number) -> Number:
+    return one * other if isinstance(one, Fraction) and isinstance(other, Fraction) else _decimal(one) * _decimal(other)
+
+
+def _over(one: Number, other: Number) -> Number:
+    return one / other if isinstance(one, Fraction) and isinstance(other, Fraction) else _decimal(one) / _decimal(other)
 
 
 class _Reader:
@@ -166,7 +228,7 @@ class _Reader:
             position = found.end()
         self.at = 0
 
-    def whole(self) -> float:
+    def whole(self) -> Number:
         value = self.sum()
         if self.at < len(self.tokens):
             raise ValueError(self.tokens[self.at])
@@ -182,67 +244,68 @@ class _Reader:
         self.at += 1
         return token
 
-    def sum(self) -> float:
-        sign = -1.0 if self.next() == "-" else 1.0
+    def sum(self) -> Number:
+        sign = -1 if self.next() == "-" else 1
         if self.next() in ("-", "+"):
             self.take()
-        value = sign * self.product()
+        value = _times(Fraction(sign), self.product())
         while self.next() in ("+", "-"):
-            value += self.product() if self.take() == "+" else -self.product()
+            sign = 1 if self.take() == "+" else -1
+            value = _sum(value, _times(Fraction(sign), self.product()))
         return value
 
-    def product(self) -> float:
+    def product(self) -> Number:
         value, first = self.power()
         while True:
             if self.next() in ("*", r"\cdot", r"\times"):
                 self.take()
-                value *= self.power()[0]
+                value = _times(value, self.power()[0])
             elif self.next() in ("/", r"\div"):
                 self.take()
-                value /= self.power()[0]
+                value = _over(value, self.power()[0])
             elif self.next() == r"\frac" and first:  # 1\frac{1}{2} is a mixed number
-                value += self.power()[0]
+                value = _sum(value, self.power()[0])
             elif self.next() in (r"\frac", r"\sqrt", r"\pi", "("):
-                value *= self.power()[0]
+                value = _times(value, self.power()[0])
             else:
                 return value
             first = False
 
-    def power(self) -> tuple[float, bool]:
+    def power(self) -> tuple[Number, bool]:
         """A factor, and whether it was a plain integer."""
         plain = self.next().isdigit()
         value = self.factor()
         if self.next() == "^":
             self.take()
             exponent = self.group() if self.next() == "{" else self.factor()
-            if abs(exponent) > 60:
-                raise ValueError(exponent)
-            value, plain = math.pow(value, exponent), False
+            value, plain = _power(value, exponent), False
         return value, plain
 
-    def factor(self) -> float:
+    def factor(self) -> Number:
         token = self.take()
         if token[0].isdigit() or token[0] == ".":
-            return float(token.replace(",", ""))
+            return Fraction(token.replace(",", ""))
         if token == r"\pi":
-            return math.pi
+            return +_PI
         if token == r"\frac":
             top = self.argument()
-            return top / self.argument()
+            return _over(top, self.argument())
         if token == r"\sqrt":
-            degree = 2.0
+            degree: Number = Fraction(2)
             if self.next() == "[":
                 self.take()
                 degree = self.sum()
                 self.take("]")
-            return math.pow(self.argument(), 1 / degree)
+            if not isinstance(degree, Fraction) or degree.denominator != 1 or degree > 60:
+                raise ValueError(degree)
+            return _root_of(self.argument(), int(degree))
         if token == "(":
             value = self.sum()
             self.take(")")
             return value
         raise ValueError(token)
 
-    def argument(self) -> float:
+    def argument(self) -> Number:
         r"""`{…}`, or one digit as in `\frac12`: of longer runs the rest stays."""
         if self.next() == "{":
             return self.group()
@@ -251,7 +314,7 @@ class _Reader:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.factor()
 
-    def group(self) -> float:
+    def group(self) -> Number:
         self.take("{")
         value = self.sum()
         self.take("}")

@@ -29,6 +29,13 @@ class NumberProblems(RecordTasks, ProgramOfThought):
         """One action: the release's own program or equation when it leads to the answer, else a bare `print`."""
         return (task.payload.get("program") or f"print({task.payload['answer']!r})",)
 
+    def unproven(self, task: Task) -> str:
+        """Why the gold is a bare `print`, which shows that the answer is accepted and not that it is right; "" elsewhere."""
+        if task.payload.get("program"):
+            return ""
+        text = isinstance(task.payload["answer"], str)
+        return "the answer is a text" if text else "the release's equation is none, or does not come to the answer"
+
     def perturbed(self, task: Task, gold: Sequence[str]) -> list[list[str]]:
         """Answers that are near and wrong."""
         answer = task.payload["answer"]
@@ -93,9 +100,12 @@ def calculate(expression: str) -> Fraction | None:
         return None
 
 
-def equation_program(expression: str, answer: int | float) -> str:
-    """`print(…)` of an equation that comes to `answer` exactly, "" when it does not; `92.0` is written 92."""
-    if calculate(expression) != Fraction(str(answer)):
+def equation_program(expression: str, answer: int | float | None) -> str:
+    """`print(…)` of an equation that comes to `answer` exactly, "" when it does not; `92.0` is written 92.
+
+    Without an answer whatever it comes to: "" only where it is no plain arithmetic."""
+    value = calculate(expression)
+    if value is None or (answer is not None and value != Fraction(str(answer))):
         return ""
     plain = re.sub(r"(\d+)\.0(?!\d)", r"\1", expression).strip()
     inner = plain[1:-1].strip() if plain.startswith("(") and plain.endswith(")") else plain

@@ -8,7 +8,8 @@
 where there are no files of one's own `train` and `heldout` divide it 4 : 1 by a hash of the ID. The prompt is the body
 and the question, with a comma between them where the body ends in no mark.
 
-**Right**: |number - Answer| <= 1e-4. Gold: the release's equation as a program.
+**Right**: |number - Answer| <= 1e-4. Gold: the release's equation as a program, whatever it comes to: a record whose Answer
+is another number fails the gold self-test.
 
 Source: Patel et al. 2021 (arXiv 2103.07191), https://github.com/arkilpatel/SVAMP. Left out: cross-validation with MAWPS
 and ASDiv-A.
@@ -69,7 +70,7 @@ def open_environment(
 
 
 class Svamp(NumberProblems):
-    """The environment. A payload holds `answer`, and `program` when the equation comes to it."""
+    """The environment. A payload holds `answer`, and `program`, the equation, where it is plain arithmetic."""
 
     name = "svamp"
     files = _FILES
@@ -96,7 +97,7 @@ class Svamp(NumberProblems):
         return Made(
             key=key,
             prompt=joined(body, question),
-            payload={"answer": answer, "program": equation_program(equation, answer)},
+            payload={"answer": answer, "program": equation_program(equation, None)},
         )
 
 

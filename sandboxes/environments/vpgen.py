@@ -9,7 +9,8 @@ GLIGEN paints them on a GPU (`vpgen_gligen.py`, the extra `vision`).
 
 **Data**: VPEval's `data` folder: `skill_based/{skill}_new.json` with `random_ids_{skill}.json` (the first 1,000 ids count,
 as in its evaluation), and for `skills=("open",)` the programs of `open_ended/`. There is no official training split:
-`heldout` is a fifth of the captions by their hash, `train` the others, `test` all. Bundled: invented captions.
+`heldout` is a fifth of the captions by their hash, `train` the others, `test` all. Or NSR-1K (`vpgen_nsr1k.py`), whose
+`val` files are `heldout` and `test`. Bundled: invented captions.
 
 **Right**: every check passes. `detail` has each skill's share, the sub-skills that VPEval reports, and `score`, its
 open-ended score over what a layout can answer. **Feedback**: what the boxes show and the caption does not want.
@@ -54,6 +55,8 @@ from kintsugi.sandboxes.environments.vpgen_judge import (
     judge_layout,
 )
 from kintsugi.sandboxes.environments.vpgen_layout import Layout, draw_layout, read_layout, write_layout
+from kintsugi.sandboxes.environments.vpgen_nsr1k import MEND as NSR1K_MEND
+from kintsugi.sandboxes.environments.vpgen_nsr1k import checks_and_layout, is_nsr1k, nsr1k_records
 
 _HOME: Final = "https://github.com/aszala/VPEval"
 _MEND: Final = f'the official files are in the folder data of {_HOME}: name it with the option data="..."'
@@ -64,7 +67,7 @@ _NUM_IDS: Final = 1000
 ABOUT = About(
     kind="layout of a picture, checked by skills",
     metric="VPEval's checks pass on the layout: object, count, spatial, scale, text; accuracy by skill",
-    data="skill_based/{skill}_new.json with random_ids_{skill}.json; open_ended/ programs",
+    data="skill_based/{skill}_new.json with random_ids_{skill}.json; open_ended/ programs; or NSR-1K's spatial/, counting/",
     splits=("train", "heldout", "test (= both)"),
     licence="MIT",
     home=_HOME,
@@ -147,6 +150,11 @@ class Vpgen(RecordTasks, AssessedEnvironment):
         ]
 
     def from_folder(self, folder: Path, official: str) -> Iterator[Row]:
+        if is_nsr1k(folder):
+            if odd := set(self.skills) - {"count", "spatial"}:
+                raise DataError(f"{folder}: NSR-1K has count and spatial, no {', '.join(sorted(odd))}; {NSR1K_MEND}")
+            return nsr1k_records(folder, "train" if official == "train" else "val", self.skills)
+
         def caption(record: Any, where: str) -> str:
             return " ".join(texts(record, where, _MEND, "text")[0].lower().split())
 
@@ -191,6 +199,8 @@ class Vpgen(RecordTasks, AssessedEnvironment):
                 yield record, where
 
     def made(self, record: Any, where: str, official: str) -> Made:
+        if "nsr1k" in record:
+            return _made_of_nsr1k(record, where)
         (text,) = texts(record, where, _MEND, "text")
         unjudged = 0
         if "code" in record:
@@ -203,11 +213,15 @@ class Vpgen(RecordTasks, AssessedEnvironment):
             except (KeyError, IndexError, AttributeError, TypeError) as error:
                 reason = f"{type(error).__name__} {error}"
                 raise DataError(f'{where}: expected "objects" as the skill of "{key}" needs ({reason}); {_MEND}') from error
-        payload = {"checks": [asdict(check) | {"labels": list(check.labels)} for check in checks], "unjudged": unjudged}
+        payload = {"checks": _plain(checks), "unjudged": unjudged}
         return Made(key=f"vpgen-{key}", prompt=f'Caption: "{" ".join(text.split())}"', payload=payload)
 
     async def gold(self, task: Task) -> tuple[str, ...] | None:
-        """A layout that passes, made from the checks; None where none is found or a layout can answer nothing."""
+        """A layout that passes: the record's own boxes where it has such, else one made from the checks; None where none is
+        found or a layout can answer nothing."""
+        own = read_layout(task.payload.get("layout", ""))
+        if isinstance(own, Layout) and all(judge_layout(own, _checks(task)).passed):
+            return (task.payload["layout"],)
         found = gold_layout(_checks(task), task.prompt)
         return (found,) if found is not None else None
 
@@ -220,7 +234,7 @@ class Vpgen(RecordTasks, AssessedEnvironment):
         wrong = [[("a zeppelin", corners) for _, corners in boxes]]
         if check.skill == "count" and check.target.startswith("=="):
             wrong += [boxes[1:], [*boxes, (check.labels[0], (1, 1, 3, 3))]]
-        if check.skill in ("spatial", "scale") and check.target != "same" and len(boxes) == 2:
+        if check.skill in ("spatial", "scale") and check.target not in ("same", "next") and len(boxes) == 2:
             wrong.append([(boxes[0][0], boxes[1][1]), (boxes[1][0], boxes[0][1])])
         return [[write_layout(one)] for one in wrong if one]
 
@@ -264,6 +278,19 @@ class Vpgen(RecordTasks, AssessedEnvironment):
             async with self._painting:
                 picture = await asyncio.to_thread(self._painter.paint, caption, layout)
                 picture.save(painted)
+
+
+def _plain(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    return [asdict(check) | {"labels": list(check.labels)} for check in checks]
+
+
+def _made_of_nsr1k(record: Mapping[str, Any], where: str) -> Made:
+    checks, layout = checks_and_layout(record, where)
+    if not isinstance(record.get("id"), int | str):
+        raise DataError(f'{where}: expected a number "id", found {record.get("id")!r}; {NSR1K_MEND}')
+    payload = {"checks": _plain(checks), "unjudged": 0, "layout": layout}
+    prompt = f'Caption: "{" ".join(record["prompt"].split())}"'
+    return Made(key=f"vpgen-nsr1k-{record['nsr1k']}-{record['id']}", prompt=prompt, payload=payload)
 
 
 def _checks(task: Task) -> list[Check]:

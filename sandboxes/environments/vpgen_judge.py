@@ -39,7 +39,7 @@ from kintsugi.sandboxes.environments.vpgen_layout import BINS, Box, Layout, writ
 SKILLS: Final = ("object", "count", "spatial", "scale", "text")
 _SIDES: Final = {
     "left": "to the left of", "right": "to the right of", "above": "above", "below": "below", "front": "in front of",
-    "behind": "behind",
+    "behind": "behind", "next": "beside",
 }  # fmt: skip
 
 

@@ -16,8 +16,11 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import ConfigError, DataError
+from kintsugi.errors import ConfigError, DataError, MissingExtra
+from kintsugi.sandboxes.environments import math_verifier
+from kintsugi.sandboxes.environments.environment import open_environment
 from kintsugi.sandboxes.environments.gold_self_test import check_golds
+from kintsugi.sandboxes.environments.math_ import same_number
 from kintsugi.sandboxes.environments.math_equivalence import is_equiv, last_boxed, latex_number, normal_form
 from tests.sandboxes.environment_trials import SHARED, opened
 
@@ -288,6 +291,12 @@ def test_math_verify_says_what_it_says_outside_the_sandbox() -> None:
         ("(x-5)(x^2-4x+7)", "(x^2-4x+7)(x-5)"),
         (r"\{1,2\}", r"\{2,1\}"),
         (r"2\sqrt{2}", r"\sqrt{8}"),
+        ("x^2+2x+1", "(x+1)^2"),  # these six need what sympy imports only when it is used
+        (r"[1,2]\cup[3,4]", r"[3,4]\cup[1,2]"),
+        (r"x>3", r"(3,\infty)"),
+        (r"\frac{x^2-1}{x-1}", "x+1"),
+        (r"\sin^2 x", r"1-\cos^2 x"),
+        (r"(x,y)=(1,2)", "(1,2)"),
         ("x+1", "x-1"),
         (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 3 \end{pmatrix}"),
     ]
@@ -295,7 +304,7 @@ def test_math_verify_says_what_it_says_outside_the_sandbox() -> None:
 
     async def main() -> list[bool]:
         try:
-            return [await environment._verified(gold, line) for gold, line in pairs]
+            return [(await environment._verifier.compare(gold, line)).same for gold, line in pairs]
         finally:
             await environment.close()
 
@@ -303,7 +312,88 @@ def test_math_verify_says_what_it_says_outside_the_sandbox() -> None:
     unhurried: Any = {"parsing_timeout": None}
     both = [[parse(f"\\boxed{{{text}}}", **unhurried) for text in pair] for pair in pairs]
     here = [verify(gold, line, timeout_seconds=None) for gold, line in both]
-    assert asyncio.run(main()) == here == [True, True, True, False, False]
+    assert asyncio.run(main()) == here == [True] * 9 + [False, False]
+
+
+@pytest.mark.parametrize(
+    ("gold", "line", "same"),
+    [
+        ("9007199254740993", "9007199254740992", False),
+        ("9007199254740993", "9007199254740992.0", False),
+        (r"\frac{9007199254740993}{2}", "4503599627370496.0", False),
+        (r"\frac{1}{100000}", "0", False),
+        (r"\frac{1}{100000}", "0.0", False),
+        (r"\frac{1}{100000}", "1e-05", True),
+        (r"\frac{1}{46656}", "0", False),
+        (r"\frac{1}{46656}", "2.143347050754458e-05", True),
+        ("0.00001", "0.00002", False),
+        ("2", "2.00005", False),
+        ("2", "1.9999999999999998", True),
+        ("0", "1.2246467991473532e-16", True),
+        (r"\frac{1}{3}", "0.333333", True),
+        (r"\frac{1}{3}", "0.3333", False),
+        (r"2\sqrt{3}", r"\sqrt{12}", True),
+        (r"\frac{\sqrt3}{3}", r"1/\sqrt{3}", True),
+        (r"\sqrt{100000000000000000001}", "10000000000", False),
+        (r"10^{10}\pi", "31415926535.897934", True),
+        (r"\pi", "3.14159265", True),
+        (r"\sqrt[3]{8}", "2", True),
+        (r"\sqrt{\frac{4}{9}}", "2/3", True),
+        ("10^{20}", "100000000000000000000", True),
+        ("10^{20}", "100000000000000000001", False),
+        (r"6.02\times 10^{23}", "602000000000000000000000", True),
+    ],
+)
+def test_integers_and_fractions_are_compared_exactly_and_decimals_by_their_places(gold: str, line: str, same: bool) -> None:
+    assert same_number(line, gold) is same
+
+
+class Answering:
+    """A sandbox that answers the checker as it is told."""
+
+    def __init__(self, status: str, stdout: str = "", stderr: str = "") -> None:
+        self.run = types.SimpleNamespace(status=status, stdout=stdout, stderr=stderr)
+
+    async def arun(self, *_: Any, **__: Any) -> Any:
+        return self.run
+
+
+def told(**found: Any) -> str:
+    return json.dumps({"same": False, "missing": [], "broken": [], **found})
+
+
+@pytest.mark.parametrize(
+    "answering",
+    [
+        Answering("sandbox_failed"),
+        Answering("ok", told(missing=["sympy.physics"])),
+        Answering("error", "", "ModuleNotFoundError: No module named 'math_verify'"),
+    ],
+)
+def test_a_judge_that_fails_says_so_and_calls_nothing_wrong(answering: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_verifier, "find_spec", lambda name: True)
+    with pytest.raises(RuntimeError, match="the judge failed, not the answer"):
+        asyncio.run(math_verifier.MathVerifier(answering).compare("x", "y"))
+
+
+@pytest.mark.parametrize("answering", [Answering("timeout"), Answering("ok", told(broken=["TypeError"]))])
+def test_what_math_verify_cannot_tell_is_not_called_wrong(answering: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_verifier, "find_spec", lambda name: True)
+    environment = open_environment("math", {"data": "bundled", "equivalence": "math-verify", "sandbox": answering})
+    task = environment.tasks("train", limit=1)[0]
+    verdict = asyncio.run(environment.judge(task, r"\boxed{x^y}"))
+    assert not verdict.success and verdict.detail["undecided"] == 1.0
+    assert verdict.feedback.startswith("The judge could not tell whether x^y is right (math-verify ")
+    assert "undecided" not in asyncio.run(environment.judge(task, r"\boxed{123456}")).detail
+
+
+def test_the_default_is_math_verify_with_official_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_environment("math").equivalence == "number"
+    monkeypatch.setattr(math_verifier, "find_spec", lambda name: True)
+    assert open_environment("math", {"data": tmp_path}).equivalence == "math-verify"
+    monkeypatch.setattr(math_verifier, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"\[math\].*equivalence=number"):
+        open_environment("math", {"data": tmp_path})
 
 
 def test_options_and_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,18 +401,18 @@ def test_options_and_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         opened("math", equivalence="oficial")
     (tmp_path / "train.jsonl").write_text(json.dumps(RECORD))
     (tmp_path / "math500.jsonl").write_text(json.dumps({**RECORD, "answer": "2", "subject": "Algebra", "unique_id": "u"}))
-    environment = opened("math", data=tmp_path)
+    environment = opened("math", data=tmp_path, equivalence="number")
     train, test = environment.tasks("train")[0], environment.tasks("heldout")[0]
     assert train.payload == {"answer": "2", "subject": "Algebra", "level": "Level 1"} and test.payload["answer"] == "2"
     folder = tmp_path / "release"
     (folder / "train" / "algebra").mkdir(parents=True)
     (folder / "train" / "algebra" / "1.json").write_text(json.dumps(RECORD))
-    assert opened("math", data=folder).tasks("train") == [train]
+    assert opened("math", data=folder, equivalence="number").tasks("train") == [train]
     (folder / "train" / "algebra" / "1.json").write_text("{")
     with pytest.raises(DataError, match=r"1\.json: expected a JSON"):
-        opened("math", data=folder).tasks("train")
+        opened("math", data=folder, equivalence="number").tasks("train")
     (tmp_path / "train.jsonl").write_text(json.dumps({**RECORD, "solution": "no box"}))
     with pytest.raises(DataError, match=r"its answer in \\boxed"):
-        opened("math", data=tmp_path).tasks("train")
+        opened("math", data=tmp_path, equivalence="number").tasks("train")
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: [RECORD]))
-    assert len(opened("math", data="hub").tasks("test")) == 7  # a configuration a subject
+    assert len(opened("math", data="hub", equivalence="number").tasks("test")) == 7  # a configuration a subject

@@ -121,6 +121,45 @@ def test_equations_become_programs_only_when_they_come_to_the_answer() -> None:
         assert equation_program(odd, 36) == ""
 
 
+def golds_of(kind: str, folder: Path) -> Any:
+    environment = opened(kind, data=folder)
+
+    async def main() -> Any:
+        try:
+            return await check_golds(environment, ["test"])
+        finally:
+            await environment.close()
+
+    return asyncio.run(main())
+
+
+def test_an_answer_that_svamps_own_equation_does_not_come_to_is_noticed(tmp_path: Path) -> None:
+    rows = [SVAMP, {**SVAMP, "ID": "chal-2", "Body": "Bo has 3 pens", "Answer": 9.0}]
+    (tmp_path / "SVAMP.json").write_text(json.dumps(rows))
+    result = golds_of("svamp", tmp_path)
+    assert not result.ok and result.failures == ("the gold of chal-2 does not earn 1",)
+    rows[1] |= {"Equation": "x = 9"}
+    (tmp_path / "SVAMP.json").write_text(json.dumps(rows))
+    result = golds_of("svamp", tmp_path)
+    assert result.ok and list(result.unproven) == ["chal-2"]
+    assert "1 golds only print the answer: the release's equation is none" in str(result)
+
+
+def test_golds_that_prove_nothing_are_counted_with_the_reason(tmp_path: Path) -> None:
+    problems = [XML.format("9 (apples)", "3+6=9"), XML.format("Leon", "3+6=9"), XML.format("4 (apples)", "3+6=9")]
+    text = "".join(problem.replace("n-1", f"n-{place}") for place, problem in enumerate(problems))
+    (tmp_path / "ASDiv.xml").write_text(f"<R><ProblemSet>{text}</ProblemSet></R>")
+    result = golds_of("asdiv", tmp_path)
+    assert result.ok and dict(result.unproven) == {
+        "n-1": "the answer is a text",
+        "n-2": "the release's equation is none, or does not come to the answer",
+    }
+    right, wrong = ({"question": f"Q{n}?", "answer": f"So <<3+5=8>>8.\n#### {n}"} for n in (8, 9))
+    (tmp_path / "test.jsonl").write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}")
+    result = golds_of("gsm8k", tmp_path)
+    assert result.ok and "1 golds only print the answer: the solution's calculator steps do not lead" in str(result)
+
+
 def test_body_and_question_are_joined() -> None:
     assert joined("Ann has  3 pens", "How many?") == "Ann has 3 pens, How many?"
     assert joined("Ann has 3 pens.", "How many?") == "Ann has 3 pens. How many?"

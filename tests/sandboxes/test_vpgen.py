@@ -272,6 +272,60 @@ def test_the_official_release_is_read(tmp_path: Path) -> None:
             open_environment("vpgen", {"data": tmp_path}).tasks("test")
 
 
+CAT = {"id": 7, "image_id": 1, "obj1": ["cat", [0.0, 0.4, 0.3, 0.5]], "obj2": ["car", [0.5, 0.1, 0.5, 0.3]],
+       "prompt": "a cat to the left of a car", "relation": "left", "type": "template"}  # fmt: skip
+FORKS = {"id": 7, "image_id": 2, "num_object": [["fork", 2], ["cup", 1]], "object_list": [["fork", [0.0, 0.0, 0.2, 0.2]],
+         ["cup", [0.5, 0.5, 0.2, 0.2]], ["fork", [0.3, 0.0, 0.001, 0.2]]], "prompt": "two forks with one cup",
+         "sub-type": "two-categories", "type": "template"}  # fmt: skip
+
+
+def nsr1k(folder: Path, name: str, part: str, *records: Any) -> Path:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / f"{name}.{part}.json").write_text(json.dumps(records))
+    return folder
+
+
+def test_nsr1k_is_read_with_its_relation_turned_round(tmp_path: Path) -> None:
+    nsr1k(tmp_path, "spatial", "train", CAT)
+    nsr1k(tmp_path, "counting", "train", FORKS)
+    nsr1k(tmp_path, "counting", "val", {**FORKS, "id": 8})
+    environment = open_environment("vpgen", {"data": tmp_path})
+    forks, cat = environment.tasks("train")
+    assert [forks.id, cat.id] == ["vpgen-nsr1k-count-7", "vpgen-nsr1k-spatial-7"]
+    assert cat.prompt == 'Caption: "a cat to the left of a car"'
+    assert [task.id for task in environment.tasks("heldout")] == ["vpgen-nsr1k-count-8"]
+    assert cat.payload["checks"] == [{"skill": "spatial", "labels": ["car", "cat"], "target": "left"}]
+    assert [(one["labels"], one["target"]) for one in forks.payload["checks"]] == [(["fork"], "==2"), (["cup"], "==1")]
+    own = "cat [(0, 40, 30, 90)] car [(50, 10, 99, 40)]"
+    assert judged(environment, cat, own).success
+    assert asyncio.run(environment.gold(cat)) == (cat.payload["layout"],) and own in cat.payload["layout"]
+    assert not judged(environment, cat, "car [(0, 40, 30, 90)] cat [(50, 10, 99, 40)]").success
+    assert judged(environment, cat, "car [(0, 40, 30, 90)] cat [(50, 10, 99, 40)]").feedback.startswith("Spatial: no cat")
+    result = asyncio.run(check_golds(environment))
+    assert result.ok and result.tasks == 3, str(result)
+    beside = nsr1k(tmp_path, "spatial", "train", {**CAT, "relation": "next to"})
+    (task,) = open_environment("vpgen", {"data": beside, "skills": "spatial"}).tasks("train")
+    assert task.payload["checks"][0]["target"] == "next" and judged(environment, task, own).success
+    missed = judged(environment, task, "cat [(0, 0, 30, 30)] car [(0, 50, 30, 90)]")
+    assert missed.feedback.startswith("Spatial: no cat stands beside a car")
+    for bad in ({**CAT, "relation": "upon"}, {**CAT, "obj1": "cat"}, {**CAT, "obj1": ["cat", [0, 0, 1]]}, 3):
+        nsr1k(tmp_path, "spatial", "train", bad)
+        with pytest.raises(DataError, match=r"record 1: expected .*LayoutGPT"):
+            open_environment("vpgen", {"data": tmp_path}).tasks("train")
+    with pytest.raises(DataError, match="no text"):
+        open_environment("vpgen", {"data": tmp_path, "skills": "text"}).tasks("train")
+
+
+def test_every_gold_of_nsr1ks_slice_wins() -> None:
+    if not (SHARED / "nsr1k").is_dir():
+        pytest.skip(f"NSR-1K's files are not in {SHARED / 'nsr1k'}")
+    environment = open_environment("vpgen", {"data": SHARED / "nsr1k"})
+    result = asyncio.run(check_golds(environment))
+    assert result.ok and (result.splits["train"], result.splits["test"], result.without_gold) == (400, 200, 0), str(result)
+    own = [asyncio.run(environment.gold(task))[0] == task.payload["layout"] for task in environment.tasks("train")]
+    assert sum(own) / len(own) > 0.9  # the pictures' own boxes
+
+
 # Pictures
 
 

@@ -139,6 +139,8 @@ async def asked(call: Callable[..., Any], *arguments: Any, what: str) -> Any:
     """What `call(*arguments)` gives, awaited. Raises Broken, and what says that nothing can be played here."""
     limit_s = _limit_s.get()
     timer = asyncio.timeout(limit_s)
+    if limit_s is not None:
+        _put_off(limit_s)  # many quick calls that never wait give `_beat` no turn
     try:
         async with timer:
             given = call(*arguments)

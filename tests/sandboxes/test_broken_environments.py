@@ -273,6 +273,16 @@ def test_leftovers_are_this_ones_alone() -> None:
     assert tempfile.gettempdir() == old
 
 
+def test_many_calls_that_block_a_little_are_no_hang() -> None:
+    class Slow(Right):
+        def said(self, right: bool, task: Task, action: str) -> Verdict:
+            time.sleep(0.3)
+            return verdict(right)
+
+    golds = asyncio.run(check_golds(Slow(), ["heldout"], limit_s=1.5))  # 8 attempts, which never wait for anything
+    assert golds.ok, str(golds)
+
+
 def test_a_reply_must_be_one() -> None:
     class Odd(ProgramWorld):
         async def act(self, action: str) -> Any:

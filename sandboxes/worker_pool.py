@@ -38,7 +38,7 @@ from kintsugi.sandboxes.sandbox import (
     check_arguments,
 )
 
-START_S = 20.0  # for a worker to say hello
+START_S = 60.0  # for a worker to say hello
 SLOW_MACHINE = 3.0  # the worker's own patience, see watching.SLOW_MACHINE
 GRACE_S = 60.0  # beyond that: kill, sweep and wipe; a worker still silent then has hung
 LARGEST_ANSWER = 1 << 28

@@ -469,7 +469,8 @@ def test_a_person_names_a_turn_that_there_is() -> None:
     (lost,) = played(cast, plan_of(Path5().tasks("train")[0]))[0].trajectories
     said = to_plain(Critique(text="I was wrong.", author="reflector", kept=1, note="turn 2 went wrong"))
     state: Any = {"attempts": [to_plain(lost)], "current": {"messages": [said]}}
-    named = by_person(state, "No. First mistake: 3")["current"]["messages"][-1]
+    new: Any = by_person(state, "No. First mistake: 3")
+    named = new["current"]["messages"][-1]
     assert (named["kept"], named["author"]) == (2, "human")
     for wrong in (0, 4, 99):
         with pytest.raises(ConfigError, match=f"a turn from 1 to 3, found {wrong}"):

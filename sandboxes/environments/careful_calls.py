@@ -157,9 +157,9 @@ async def asked(call: Callable[..., Any], *arguments: Any, what: str) -> Any:
     except TimeoutError as error:
         if timer.expired():
             raise _late(what, limit_s, _line_of(error.__cause__ or error)) from None
-        raise raised(what, error) from None
+        raise raised(what, error) from error
     except (Exception, SystemExit) as error:  # the very thing under test: whatever it raises is the finding
-        raise raised(what, error, call) from None
+        raise raised(what, error, call) from error
 
 
 def called(call: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
@@ -171,7 +171,7 @@ def called(call: Callable[..., Any], *arguments: Any, what: str, **options: Any)
     except Blocked as error:
         raise _late(what, _limit_s.get(), _line_of(error)) from None
     except (Exception, SystemExit) as error:
-        raise raised(what, error) from None
+        raise raised(what, error) from error
 
 
 def _late(what: str, limit_s: float | None, where: str) -> Broken:
@@ -256,7 +256,7 @@ async def _closed_anyhow(world: Any) -> None:
         return
 
 
-async def play(environment: Environment, task: Task, actions: Sequence[str]) -> list[Reply]:
+async def replies_of(environment: Environment, task: Task, actions: Sequence[str]) -> list[Reply]:
     """Replies of a fresh world to `actions`, up to a verdict or `max_turns`. Raises Broken."""
     return list((await attempt(environment, task, actions)).replies)
 

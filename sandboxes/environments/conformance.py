@@ -35,7 +35,7 @@ from kintsugi.sandboxes.environments.careful_calls import (
     findings_of,
     gold_of,
     known_bad,
-    play,
+    replies_of,
     spoiled_by,
     stretched,
     time_limit,
@@ -171,6 +171,15 @@ def _key(text: str) -> str:
     return getattr(text, "key", "") or text
 
 
+async def play(environment: Environment, task: Task, actions: Sequence[str]) -> list[Reply]:
+    """Replies of a fresh world to `actions`, up to a verdict or `max_turns`. Raises what the environment raises, and
+    Broken for what it gives against the contract."""
+    try:
+        return await replies_of(environment, task, actions)
+    except Broken as broken:
+        raise (broken.__cause__ or broken) from None
+
+
 async def check_state(environment: Environment, tasks: Sequence[Task]) -> list[str]:
     """A success leaves nothing behind: wrong actions get the same replies before and after it. For fresh environments."""
     chosen = tasks[:NUM_REMEMBERED]
@@ -179,7 +188,7 @@ async def check_state(environment: Environment, tasks: Sequence[Task]) -> list[s
         before = await _idle(environment, chosen)
         for task in chosen:
             gold = await gold_of(environment, task)
-            await play(environment, task, gold or ())
+            await replies_of(environment, task, gold or ())
         after = await _idle(environment, chosen)
         changed = [place for place, task in enumerate(chosen) if before[place] != after[place]]
         steady = await _idle(environment, [chosen[place] for place in changed])
@@ -208,7 +217,7 @@ async def check_gold(environment: Environment, tasks: Sequence[Task]) -> list[st
             gold = await gold_of(environment, task)
             if gold is None or task.id in known_bad(environment):
                 continue
-            replies = await play(environment, task, gold)
+            replies = await replies_of(environment, task, gold)
         except Broken as broken:
             failures += findings_of(broken)
             continue
@@ -230,7 +239,7 @@ async def check_perturbed(environment: Environment, tasks: Sequence[Task], pertu
             last = gold[-1]
             wrong = [[*gold[:-1], text] for text in ("", last[: len(last) // 2], last[::-1])]
             for actions in [*wrong, *spoiled_by(perturb, task, gold)]:
-                if actions != gold and won(await play(environment, task, actions)):
+                if actions != gold and won(await replies_of(environment, task, actions)):
                     failures.append(f"{task.id} is won by a spoiled gold: {actions[-1][:120]!r}")
         except Broken as broken:
             failures += findings_of(broken)
@@ -243,7 +252,7 @@ async def check_malformed(environment: Environment, tasks: Sequence[Task]) -> li
     for index, action in enumerate(malformed_actions(await _first_gold(environment, tasks[0]))):
         shown = ascii(action[:60])
         try:
-            reply = (await play(environment, tasks[index % len(tasks)], [action]))[0]
+            reply = (await replies_of(environment, tasks[index % len(tasks)], [action]))[0]
         except Broken as broken:
             failures += findings_of(broken)
             continue

@@ -25,7 +25,7 @@ from kintsugi.sandboxes.environments.careful_calls import (
     Broken,
     gold_of,
     known_bad,
-    play,
+    replies_of,
     spoiled_by,
     stretched,
     time_limit,
@@ -209,7 +209,7 @@ async def _try(
 
 async def _earned(environment: Environment, task: Task, actions: Sequence[str]) -> tuple[bool, bool]:
     """Whether these actions win with reward 1, and whether they earn anything. Raises Broken."""
-    replies = await play(environment, task, actions)
+    replies = await replies_of(environment, task, actions)
     verdict = replies[-1].verdict if replies else None
     if verdict is None:
         return False, False

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kintsugi.records import Task
-from kintsugi.sandboxes.environments.careful_calls import Broken, findings_of, gold_of, play, won
+from kintsugi.sandboxes.environments.careful_calls import Broken, findings_of, gold_of, replies_of, won
 from kintsugi.sandboxes.environments.environment import Environment, Reply
 
 
@@ -34,12 +34,12 @@ async def _leaks(environment: Environment, task: Task) -> list[str]:
     failures = []
     gold = await gold_of(environment, task)
     for wrong in await _wrong_actions(environment, task):
-        text = text_of(await play(environment, task, wrong))
+        text = text_of(await replies_of(environment, task, wrong))
         answer = str(task.payload.get("answer", ""))
         known = task.prompt + "\n" + "\n".join(wrong)
         if answer and _holds(text, answer) and not _holds(known, answer):
             other = replace(task, payload={**task.payload, "answer": _changed(task.payload["answer"])})
-            if text_of(await play(environment, other, wrong)) != text:
+            if text_of(await replies_of(environment, other, wrong)) != text:
                 failures.append(f"a reply to a wrong action of {task.id} holds its answer {answer}: {text[:120]!r}")
         if environment.max_turns == 1 and gold:
             lines = [line.strip() for line in gold[0].split("\n") if len(line.strip()) >= 8]
@@ -55,7 +55,7 @@ async def _wrong_actions(environment: Environment, task: Task) -> list[list[str]
     if gold:
         spoiled = re.sub(r"\d+", lambda match: str(int(match[0]) + 1), gold[-1], count=1)
         wrong += [[*gold[:-1], text] for text in (spoiled, gold[-1].rpartition("\n")[0], gold[-1][:-1])]
-    return [actions for actions in wrong if not won(await play(environment, task, actions))]
+    return [actions for actions in wrong if not won(await replies_of(environment, task, actions))]
 
 
 def text_of(replies: Sequence[Reply]) -> str:

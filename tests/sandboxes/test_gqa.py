@@ -42,7 +42,7 @@ def test_every_gold_of_the_slice_wins_and_spoiled_ones_do_not() -> None:
     environment = open_environment("gqa", {"data": SHARED / "gqa"})
     result = asyncio.run(check_golds(environment))
     assert result.ok and (result.tasks, result.without_gold) == (300, 0), str(result)
-    assert dict(result.splits) == {"train": 200, "heldout": 100}
+    assert dict(result.splits) == {"train": 200, "testdev": 100, "heldout": 100}
     assert len(environment.tasks("testdev")) == 100
 
 

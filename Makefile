@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 $(WORLDS): $(READY)  # for the tests alone: where no wheels are cached ALFWorld's engine is compiled, which takes minutes
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gymnasium,mcp,verifiers,web]" || \
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gymnasium,mcp]" || \
 		echo "NO BRIDGES: their packages could not be installed, so their tests will be skipped"
 	@if command -v g++ >/dev/null && command -v cmake >/dev/null; then \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[alfworld]" || \

@@ -103,6 +103,7 @@ def check_odd_actions(environment: Any) -> None:
     verdicts = [replies[-1].verdict for replies in asyncio.run(main())]
     assert len(verdicts) == 1_000
     for action, verdict in zip(actions, verdicts, strict=True):
-        assert verdict is not None and not verdict.error and not verdict.success, ascii(action[:80])
+        damaged = any(action.startswith(gold.split("\n")[0]) for gold in golds)  # what is left of it may still be right
+        assert verdict is not None and not verdict.error and (damaged or not verdict.success), ascii(action[:80])
         assert 0 < len(verdict.feedback) < 5_000 and "Traceback" not in verdict.feedback, ascii(action[:80])
         verdict.feedback.encode()

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
+from kintsugi.sandboxes.environments.marked_processes import carriers, children
+
 _MARK: Final = "KINTSUGI_LEFTOVERS"
+"""Another one than that of `marked_processes`: those who end what they started set that anew."""
 _NO_MATTER: Final = {"__pycache__", ".pytest_cache", ".ruff_cache", ".coverage"}
 
 
@@ -29,7 +32,7 @@ class Leftovers:
     """Looks from `__enter__` on; changes `tempfile.tempdir` and one environment variable until `__exit__`."""
 
     def __enter__(self) -> Self:
-        self._were_children = _children()
+        self._were_children = children()
         self._were_here = _names(Path.cwd())
         self._here = Path.cwd()
         self._tempdir_before, self._mark_before = tempfile.tempdir, os.environ.get(_MARK)
@@ -49,35 +52,12 @@ class Leftovers:
 
     def processes(self) -> list[str]:
         """Command and process id of each that is left, zombies included; empty where there is no /proc."""
-        return [f"{_command(pid)} (process {pid})" for pid in sorted((_children() - self._were_children) | self._marked())]
+        found = (children() - self._were_children) | carriers({_MARK: self._mark})
+        return [f"{_command(pid)} (process {pid})" for pid in sorted(found)]
 
     def files(self) -> list[str]:
         """Names of files and folders that are left in the temporary and in the current folder."""
         return [*sorted(_names(self._room)), *(f"./{name}" for name in sorted(_names(self._here) - self._were_here))]
-
-    def _marked(self) -> set[int]:
-        found: set[int] = set()
-        mark = f"{_MARK}={self._mark}".encode()
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if mark in path.read_bytes().split(b"\0"):
-                    found.add(int(path.parent.name))
-            except OSError:
-                continue  # somebody else's, or it ended while we looked
-        return found - {os.getpid()}
-
-
-def _children() -> set[int]:
-    """Process ids of this process's children, zombies included."""
-    found: set[int] = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        if int(fields[1]) == os.getpid():
-            found.add(int(path.parent.name))
-    return found
 
 
 def _command(pid: int) -> str:

@@ -39,10 +39,20 @@ def new_mark() -> dict[str, str]:
     return {VARIABLE: secrets.token_hex(16)}
 
 
+def carriers(mark: Mapping[str, str]) -> set[int]:
+    """The processes that carry `mark`, but this one."""
+    return {pid for pid in _processes() if _carries(pid, mark)}
+
+
+def children() -> set[int]:
+    """This process's children, zombies included."""
+    own = str(os.getpid()).encode()
+    return {pid for pid in _processes() if _state(pid)[1:2] == [own]}
+
+
 def sessions_of(mark: Mapping[str, str]) -> set[int]:
     """The sessions of the processes that carry `mark`, this process's own left out."""
-    found = {_session(pid) for pid in _processes() if _carries(pid, mark)}
-    return found - {0, os.getsid(0)}
+    return {_session(pid) for pid in carriers(mark)} - {0, os.getsid(0)}
 
 
 def end_marked(mark: Mapping[str, str], sessions: Collection[int] = ()) -> None:

@@ -42,7 +42,18 @@ class Step:
 
 def parse_call(text: str, tools: Schemas) -> Step:
     """The one step that `text` asks for; see the module."""
-    usable = f"You can: {', '.join([*map(signature, tools, tools.values()), 'finish[answer]', 'think: text'])}."
+    asked = find_call(text, tools)
+    if asked is not None:
+        return asked
+    if thought := _THOUGHT.match(text):
+        return Step("think", argument=text[thought.end() :].strip())
+    shown, usable = readable(text.strip(), 60), _usable(tools)
+    return Step("unknown", argument=f'I do not understand "{shown}". {usable}' if shown else f"That was empty. {usable}")
+
+
+def find_call(text: str, tools: Schemas) -> Step | None:
+    """The call or the answer that `text` holds (unknown: one that went wrong), None where it holds none."""
+    usable = _usable(tools)
     if len(text) > LONGEST_ACTION:
         return Step("unknown", argument=f"An action of {len(text)} characters is too long. {usable}")
     native = _native(text, tools, usable)
@@ -57,10 +68,11 @@ def parse_call(text: str, tools: Schemas) -> Step:
         if found := opened.search(line):
             said = f"Write {_known(found[1], tools)}[…] with its brackets closed, on one line. {usable}"
             return Step("unknown", argument=said)
-    if thought := _THOUGHT.match(text):
-        return Step("think", argument=text[thought.end() :].strip())
-    shown = readable(text.strip(), 60)
-    return Step("unknown", argument=f'I do not understand "{shown}". {usable}' if shown else f"That was empty. {usable}")
+    return None
+
+
+def _usable(tools: Schemas) -> str:
+    return f"You can: {', '.join([*map(signature, tools, tools.values()), 'finish[answer]', 'think: text'])}."
 
 
 def signature(name: str, schema: Mapping[str, Any]) -> str:

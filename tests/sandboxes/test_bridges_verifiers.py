@@ -122,7 +122,7 @@ def test_mistakes_are_one_sentence(sums: Any) -> None:
     assert environment_kinds()["verifiers"].endswith("verifiers_bridge")
     with pytest.raises(ConfigError, match=r'expected an installed taskset, found none called "big_sums"'):
         sums(env="big_sums")
-    with pytest.raises(ConfigError, match=r"expected a taskset of one answer a task.*a runtime of their own"):
+    with pytest.raises(ConfigError, match=r"expected tasks of one agent and no container.*a runtime of their own"):
         sums(env="needy_sums")
     with pytest.raises(ConfigError, match=r"does not open with .*hihgest"):
         sums(config={"hihgest": 3})

@@ -1,0 +1,196 @@
+"""The verifiers bridge where tasks have turns, against the real package: a user's part, and tools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.agents.policies.tool_calls import Tools
+from kintsugi.errors import ConfigError
+from kintsugi.sandboxes.environments.conformance import check, play
+from kintsugi.sandboxes.environments.environment import open_environment
+from kintsugi.sandboxes.environments.marked_processes import carriers
+from kintsugi.sandboxes.environments.verifiers_bridge import schemas
+from tests.sandboxes.verifiers_tasksets import write_tasksets
+
+pytest.importorskip("verifiers.v1", reason='the bridge needs verifiers 0.4: pip install "kintsugi-agents[verifiers]"')
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
+    """Opens a taskset once for all tests of this file (a worker needs seconds for verifiers' imports), and closes it."""
+    folder = tmp_path_factory.mktemp("tasksets")
+    write_tasksets(folder)
+    environments: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+
+        def one(env: str, **options: Any) -> Any:
+            name = f"{env} {options}"
+            if name not in environments:
+                environments[name] = open_environment("verifiers", {"env": env, "workers": 1, **options})
+            return environments[name]
+
+        yield one
+        for environment in environments.values():
+            asyncio.run(environment.close())
+
+
+def replies(environment: Any, task: Any, actions: Sequence[str]) -> list[Any]:
+    return asyncio.run(play(environment, task, actions))
+
+
+def first(environment: Any, split: str = "train") -> Any:
+    return environment.tasks(split)[0]
+
+
+async def first_observation(environment: Any, task: Any) -> str:
+    world = await environment.start(task)
+    try:
+        return await world.observe()
+    finally:
+        await world.close()
+
+
+def test_a_users_part_is_played_message_by_message(opened: Opener) -> None:
+    guess = opened("tiny_guess", gold="path")
+    task = first(guess)
+    number = int(asyncio.run(guess.gold(task))[-1])
+    assert task.prompt == f"Task {number}.\nGuess the number.", "prompts that are alike are numbered"
+    seen = asyncio.run(first_observation(guess, task))
+    assert seen == f"Guess the number.\n\nI thought of a number from 0 to {40 if number < 40 else 99}. Which?"
+    actions = ["", "think: the middle", "some", f"Thought: too high\nAction: {number + 1}", str(number)]
+    told = replies(guess, task, actions)
+    assert [reply.observation for reply in told[:-1]] == [
+        "That was empty: write a message.", "OK.", "That is no number.", "Lower.",
+    ]  # fmt: skip
+    verdict = told[-1].verdict
+    assert verdict.success and verdict.reward == 1.0 and verdict.detail == {"guesses": 3.0, "found": 1.0}
+    lost = replies(guess, task, [str(number + 1)] * 9)
+    assert len(lost) == 7 and not lost[-1].verdict.success, "the user of this environment has patience for six hints"
+    assert lost[-1].verdict.feedback == "It ended, and that is not enough: guesses 7, found 0."
+
+
+def test_fifty_attempts_at_once_are_what_they_are_alone(opened: Opener) -> None:
+    guess = opened("tiny_guess", gold="path")
+    tasks = [guess.tasks("train")[place % 10] for place in range(50)]
+
+    async def one(task: Any) -> list[Any]:
+        gold = await guess.gold(task)
+        return await play(guess, task, ["nothing", *gold])
+
+    async def at_once() -> list[list[Any]]:
+        return await asyncio.gather(*map(one, tasks))
+
+    together = asyncio.run(at_once())
+    alone = [asyncio.run(one(task)) for task in tasks[:10]]
+    assert together == [alone[place % 10] for place in range(50)]
+    assert all(attempt[-1].verdict.success for attempt in together)
+
+
+def test_what_breaks_is_a_verdict_and_other_attempts_go_on(opened: Opener) -> None:
+    guess = opened("tiny_guess", gold="path", timeout_s=4.0, most_tasks=20)
+    task = first(guess)
+    gold = asyncio.run(guess.gold(task))
+
+    async def around(harm: str) -> tuple[Any, Any]:
+        """A harm in the middle of another attempt, and that attempt's end."""
+        world = await guess.start(task)
+        await world.observe()
+        before = await world.act(gold[0])
+        broken = (await play(guess, task, [harm]))[-1].verdict
+        assert before.observation == "Higher."
+        told = [await world.act(action) for action in gold[1:]]
+        await world.close()
+        return broken, told[-1].verdict
+
+    for harm, words in (
+        ("raise", "RuntimeError: the user has left"),
+        ("wait", "nothing came back within 4 s"),
+        ("die", "the process of verifiers_worker gave no answer: it ended"),
+    ):
+        broken, other = asyncio.run(around(harm))
+        assert words in broken.error and not broken.success, harm
+        assert other.success, f"{harm}: the other attempt is played again where its worker died"
+
+
+def test_out_of_turns_is_a_failure(opened: Opener) -> None:
+    shop = opened("tiny_shop", gold="calls", max_turns=4)
+    told = replies(shop, first(shop), ["shop_price[pear]"] * 4)
+    assert [reply.observation for reply in told[:3]] == ["4"] * 3
+    verdict = told[3].verdict
+    assert not verdict.success and verdict.reward == 0.25, "its rewards are told all the same"
+    assert verdict.feedback == "It ran into the limit max_turns, and that is not enough: turns 4, asked 0.25, right 0."
+
+
+def test_tools_are_called_by_text_and_natively(opened: Opener) -> None:
+    shop = opened("tiny_shop", gold="calls", max_turns=4)
+    task = first(shop)
+    assert asyncio.run(first_observation(shop, task)).split("\n") == [
+        task.prompt, "", "Tools, one call a turn; any other message is an answer, and so is finish[answer]:",
+        'shop_multiply[{"a": …, "b": …}]: a times b.', "shop_price[thing]: What one of a thing costs, in coins.",
+    ]  # fmt: skip
+    answer = asyncio.run(shop.gold(task))[-1]
+    native = '{"name": "shop_multiply", "arguments": {"a": 6, "b": 7}}'
+    unknown = '<tool_call>{"name": "buy", "arguments": {}}</tool_call>'
+    odd = ["shop_price[", 'shop_multiply[{"a": 1}]', unknown, "shop_price[kite]"]
+    told = [reply.observation for reply in replies(shop, task, odd)]
+    assert "with its brackets closed" in told[0] and "'b' is a required property" in told[1]
+    assert 'There is no tool "buy"' in told[2] and told[3] == "Error executing tool price: 'kite'"
+    assert replies(shop, task, [native])[0].observation == "42"
+    played = replies(shop, task, ["Thought: ask first\nAction: shop_price[apple]", answer])
+    assert played[-1].verdict.success, "text without a call is the answer" if answer.startswith("finish") else answer
+    unasked = replies(shop, task, [answer])[-1].verdict
+    assert not unasked.success and unasked.reward == 0.75 and unasked.detail["asked"] == 0.0
+
+
+def test_shared_tools_conform_and_leave_nothing(opened: Opener, tmp_path: Path) -> None:
+    before, files = threading.active_count(), set(os.listdir("/tmp"))
+    environment = opened("tiny_shop", gold="calls", most_tasks=9, config={"highest": 3})
+    report = asyncio.run(check(environment, num_tasks=3, perturb=lambda task, gold: [[gold[0], "finish[1]"]]))
+    assert report.ok, str(report)
+    assert threading.active_count() == before
+    assert not {name for name in set(os.listdir("/tmp")) - files if name.startswith(("vf-port", "kintsugi-verifiers"))}
+
+
+def test_a_tasks_own_tools_have_its_state_and_end_with_it(opened: Opener) -> None:
+    basket = opened("tiny_basket")
+    task = first(basket)
+    thing = task.prompt.split()[2].rstrip(",")
+    won = replies(basket, task, [f"buy[{thing}]", "I have it."])
+    assert won[0].observation == f"1 in the basket, {thing} is wanted", "the server has seen the task"
+    assert won[-1].verdict.success
+    both = replies(basket, task, [f"buy[{thing}]", "buy[nut]"])
+    assert both[-1].verdict.reward == 0.0 and not both[-1].verdict.error, "the task's own @stop has ended it"
+    left = {pid for process in basket.processes for pid in carriers(process._mark)} - {
+        process.process.pid for process in basket.processes if process.process is not None
+    }
+    names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+    assert not [name for name in names if b"tiny_basket\0" in name], "no server of an attempt that is over"
+
+
+def test_native_schemas(opened: Opener) -> None:
+    opened("tiny_shop", gold="calls", max_turns=4)  # which writes the tasksets and their path
+    tools = Tools(schemas("tiny_shop"))
+    assert tools.text("", [("shop_multiply", {"a": 6, "b": 7})]) == 'shop_multiply[{"a": 6, "b": 7}]'
+    assert tools.text("", [("shop_price", {"thing": "fig"})]) == "shop_price[fig]"
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("two_players", r"expected tasks of one agent and no container, found two_players: it plays several agents"),
+        ("needs_codex", "its agent must run in the program codex"),
+    ],
+)
+def test_what_cannot_be_played_is_one_sentence(opened: Opener, env: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        opened(env)

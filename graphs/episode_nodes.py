@@ -181,7 +181,7 @@ class _Environment:
 
     async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
         await self.cast.worlds.leave(attempt_key(state))
-        trajectory = finish_attempt(state, attempt, verdict, stop)
+        trajectory = finish_attempt(state, attempt, verdict, stop, self.cast.worlds.broke(attempt_key(state)))
         state = _went(state, "environment", None)
         return {**state, "attempts": [*state["attempts"], to_plain(trajectory)]}
 

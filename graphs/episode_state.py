@@ -99,7 +99,9 @@ def failed_attempt(state: EpisodeState) -> Trajectory | None:
     return from_plain(Trajectory, plain) if plain else None
 
 
-def finish_attempt(state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> Trajectory:
+def finish_attempt(
+    state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop, crashes: tuple[str, ...] = ()
+) -> Trajectory:
     """The finished attempt as a record; soft reward = mean log-probability of all its sampled tokens, kept turns' too."""
     plan = state["plan"]
     messages = tuple(message_from_plain(message) for message in attempt["messages"])
@@ -119,6 +121,7 @@ def finish_attempt(state: EpisodeState, attempt: Attempt, verdict: Verdict, stop
         feedback=verdict.feedback,
         parent_id=attempt["parent_id"],
         cost=from_plain(Cost, attempt["cost"]),
+        crashes=crashes,
     )
     tokens = [action.tokens for action in trajectory.actions if action.tokens is not None]
     logprobs = [logprob for item in tokens for logprob in item.logprobs]

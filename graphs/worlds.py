@@ -41,6 +41,7 @@ class Worlds:
         self.timeout_s = timeout_s
         self.crashes = 0
         self._live: dict[str, _Live] = {}
+        self._broke: dict[str, list[str]] = {}
 
     async def observe(self, key: str, task: Task) -> str:
         """The first observation of a fresh attempt at `task`; its world waits for the first action.
@@ -72,6 +73,10 @@ class Worlds:
             except Exception:
                 self.crashes += 1
 
+    def broke(self, key: str) -> tuple[str, ...]:
+        """Why the world of an attempt that is over broke, each time; told once."""
+        return tuple(self._broke.pop(key, ()))
+
     async def close(self) -> None:
         """Close every world that is still open."""
         for key in list(self._live):
@@ -90,6 +95,7 @@ class Worlds:
             except Exception as error:  # an environment is foreign code: whatever it raises is data, see house.md
                 reason = f"{type(error).__name__}: {error}"[:300]
             self.crashes += 1
+            self._broke.setdefault(key, []).append(reason)
             await self.leave(key)
         raise WorldBroke(reason)
 

@@ -1,8 +1,7 @@
 """Everything that happens, as records: frozen, keyword-only, plain data.
 
-Actors share nothing; they pass these. Each record turns into JSON-ready values with `to_plain` and back with
-`from_plain`, so that graph states, the ledger and exports hold the same thing. Records know nothing about how they came
-to be: no models, no worlds, no files.
+Actors share nothing; they pass these. Each record turns into JSON-ready values with `to_plain` and back with `from_plain`, so
+that graph states, the ledger and exports hold the same thing. Records know nothing of how they came to be.
 
 Worked example, one task through one episode::
 
@@ -163,10 +162,10 @@ class Cost:
 class Trajectory:
     """One attempt at a task, from the prompt to the verdict.
 
-    id: content-derived (episode, attempt, stage). attempt: order within the episode, from 0. parent_id: the attempt
-    that this one repairs. policy_version: who acted. round: of the run. hard_reward: the verdict's; soft_reward: mean
-    log-probability a sampled token (nats), None without tokens. saw_gold: its maker saw a gold answer (off by default in
-    every selection).
+    id: content-derived (episode, attempt, stage). attempt: order within the episode, from 0. parent_id: the attempt that
+    this one repairs. policy_version: who acted. hard_reward: the verdict's; soft_reward: mean log-probability a sampled
+    token (nats), None without tokens. saw_gold: its maker saw a gold answer (off by default in every selection). crashes:
+    why the environment broke in it, each time (it is begun anew once, and goes on); like wall time, it tells none apart.
     """
 
     id: str
@@ -185,6 +184,7 @@ class Trajectory:
     parent_id: str | None = None
     saw_gold: bool = False
     cost: Cost = field(default_factory=Cost)
+    crashes: tuple[str, ...] = field(default=(), compare=False, metadata=_LATER)
 
     @property
     def success(self) -> bool:

@@ -145,6 +145,7 @@ def _summary(episode: Episode) -> dict[str, Any]:
                 "soft_reward": part.soft_reward,
                 "parent_id": part.parent_id,
                 "cost": to_plain(part.cost),
+                "crashes": list(part.crashes),
             }
             for part in episode.trajectories
         ],
@@ -195,6 +196,8 @@ def _print_attempt(console: Console, part: Trajectory) -> None:
         turn += isinstance(message, Action)
         _print_message(console, message, turn)
     cost, soft = part.cost, "" if part.soft_reward is None else f", soft reward {part.soft_reward:.3f}"
+    for crash in part.crashes:
+        _block(console, "crash of the environment", crash, "magenta")
     told = [message.feedback for message in part.messages if isinstance(message, Verdict)]
     if part.feedback and part.feedback not in told:
         _block(console, "feedback", part.feedback, "yellow")

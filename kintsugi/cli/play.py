@@ -86,15 +86,25 @@ async def _opened(config: Any, resume: str | None, folder: Path, task: str, scre
 
     if resume is not None:
         return await PlaySession.resume(find_session(resume, folder))
-    settings, split = config
+    settings, split, run = config
     environment = open_environment(settings.environment.name, settings.environment.options)
     try:
-        chosen = _task(environment, split, task)
+        chosen = _recorded(run, environment.name, task) or _task(environment, split, task)
     finally:
         await environment.close()
     if settings.model.kind not in (HUMAN, EXPERT):
         screen.note(f"opening {settings.model.options.get('path', settings.model.kind)} …")
     return await PlaySession.begin(settings, chosen, folder=folder)
+
+
+def _recorded(run: Path | None, environment: str, wanted: str) -> Any:
+    """The run's own task of that id: `tasks` draws others in each round."""
+    if run is None or wanted.isdigit() or not (run / "ledger.sqlite").exists():
+        return None
+    from kintsugi.ledger.ledger import Ledger
+
+    with Ledger.open(run, create=False, read_only=True) as ledger:
+        return next(iter(ledger.tasks(environment=environment, id=wanted)), None)
 
 
 def _task(environment: Any, split: str, wanted: str) -> Any:
@@ -116,7 +126,7 @@ def _near(word: str, known: Any) -> str:
 
 
 def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: str | None, split: str | None) -> Any:
-    """(PlayConfig, split) from what was typed: a run's or a recipe's settings below, `KEY=VALUE` on top."""
+    """(PlayConfig, split, run folder if it is one) from what was typed: a run's or a recipe's settings below, `KEY=VALUE` on top."""
     from kintsugi.config import merged, validate, with_overrides
     from kintsugi.graphs.play_config import PlayConfig
     from kintsugi.sandboxes.environments.environment import is_file_name
@@ -138,7 +148,7 @@ def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: st
         values = merged(_from_recipe(loaded, values["environment"]["name"]), values)
     values = merged(values, {"model": _player(policy or (str(run) if run is not None else HUMAN))})
     config = validate(PlayConfig, with_overrides(values, overrides), "kintsugi play")
-    return config, split or (loaded.environment.train_split if loaded is not None and run is not None else "train")
+    return config, split or (loaded.environment.train_split if loaded is not None and run is not None else "train"), run
 
 
 def _from_recipe(recipe: Any, environment: str) -> dict[str, Any]:

@@ -271,6 +271,9 @@ class Screen:
             if isinstance(message, Observation) and message.text == self.session.task.prompt:
                 continue  # every attempt begins with it, and it was shown as the task
             self._message(message)
+        if point.state["current"] is None and point.state["attempts"]:
+            for crash in point.state["attempts"][-1].get("crashes", ()):
+                self._text(crash, "magenta", mark="the environment broke: ")
 
     def _message(self, message: Message) -> None:
         match message:

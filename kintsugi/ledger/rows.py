@@ -1,7 +1,7 @@
 """Records as rows of the ledger's tables, and rows as records. Pure: no database here.
 
-`content` covers a record whole, except `Cost.seconds` and `Episode.seconds`: wall time is the one thing that a repeated
-episode may change.
+`content` covers a record whole, except `Cost.seconds`, `Episode.seconds` and `Trajectory.crashes`: wall time, and what broke
+on the way, are all that a repeated episode may change.
 """
 
 from __future__ import annotations
@@ -90,10 +90,12 @@ def trajectory_row(trajectory: Trajectory) -> Row:
     soft = trajectory.soft_reward
     if math.isnan(trajectory.hard_reward) or (soft is not None and math.isnan(soft)):
         raise LedgerError(f"trajectory {trajectory.id} has a reward that is not a number: its maker must mend that")
-    body = canonical({"feedback": row.pop("feedback"), "messages": row.pop("messages")})
+    told = {"feedback": row.pop("feedback"), "messages": row.pop("messages")}
     row.update(vars(row.pop("cost")))
-    seconds = row.pop("seconds")
+    seconds, crashes = row.pop("seconds"), row.pop("crashes")
+    body = canonical(told)
     content = _digest(canonical(row), body)
+    body = canonical({**told, "crashes": crashes}) if crashes else body
     return {**row, "seconds": seconds, "content": content, "body": pack(body)}
 
 
@@ -102,7 +104,8 @@ def trajectory_from_row(row: Stored) -> Trajectory:
     body = unpack(row["body"], f"trajectory {row['id']}")
     cost = Cost(**{item.name: values.pop(item.name) for item in dataclasses.fields(Cost)})
     messages = tuple(message_from_plain(message) for message in body["messages"])
-    return Trajectory(**values, cost=cost, feedback=body["feedback"], messages=messages)
+    crashes = tuple(body.get("crashes", ()))
+    return Trajectory(**values, cost=cost, feedback=body["feedback"], messages=messages, crashes=crashes)
 
 
 def episode_rows(episode: Episode) -> tuple[Row, list[Row]]:

@@ -41,6 +41,7 @@ from kintsugi.sandboxes.environments.alfworld_pool import Pool
 from kintsugi.sandboxes.environments.alfworld_prompt import brief, listed
 from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
 from kintsugi.sandboxes.environments.alfworld_text import require_engine
+from kintsugi.sandboxes.environments.alfworld_worker import GameBroken, read_game_file
 from kintsugi.sandboxes.environments.environment import Reply
 
 OFFICIAL_WORKERS: Final = 2
@@ -198,8 +199,6 @@ class Alfworld:
     async def gold(self, task: Task) -> Sequence[str] | None:
         """Official games: the walkthrough stored with them, which knows where things are. Authored: the expert's."""
         if "path" in task.payload:
-            from kintsugi.sandboxes.environments.alfworld_worker import read_game_file
-
             walkthrough = read_game_file(self.game(task)["path"])["walkthrough"]
             return tuple(walkthrough) if walkthrough else None
         return await self.expert(task)
@@ -207,8 +206,10 @@ class Alfworld:
     async def expert(self, task: Task) -> Sequence[str] | None:
         """The hand-coded expert's commands, made from what an agent reads; None when it does not win in `max_turns`."""
         request = {"op": "expert", "game": self.game(task), "turns": self.max_turns}
-        commands = (await self.pool.ask(task.hash, request))["commands"]
-        return None if commands is None else tuple(commands)
+        answer = await self.pool.ask(task.hash, request)
+        if "broken" in answer:
+            raise DataError(f"{answer['broken']}: leave that game out")
+        return None if answer["commands"] is None else tuple(answer["commands"])
 
     def notes(self, task: Task, turns: Sequence[tuple[str, str]]) -> str:
         """What a lost attempt of these (command, observation) turns has seen (see `alfworld_notes`)."""
@@ -289,7 +290,10 @@ class AlfworldWorld:
         self.started = True
         game = self.environment.game(self.task)
         replay = {"op": "replay", "world": self.name, "game": game, "commands": [*self.commands, command]}
-        return await pool.ask(self.key, {**replay, "admissible": self.environment.admissible})
+        answer = await pool.ask(self.key, {**replay, "admissible": self.environment.admissible})
+        if "broken" in answer:
+            raise GameBroken(answer["broken"])
+        return answer
 
     async def close(self) -> None:
         if self.started:

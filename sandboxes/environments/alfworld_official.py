@@ -65,23 +65,36 @@ def solvable_games(paths: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(path, description) of those that the official loader plays."""
     for path in paths:
         if (path.parent / "traj_data.json").is_file():
-            found = described(str(path))
+            found = described(path)
             if found["solvable"]:
                 yield path, found
 
 
+def described(path: Path) -> dict[str, Any]:
+    """task_type, sentence, prompt, walkthrough, solvable and sha256 of one game; read anew when either of its files was
+    changed. Raises DataError for a broken one."""
+    return _described(path, _stamp(path), _stamp(path.parent / "traj_data.json"))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None  # who reads it says so
+    return stat.st_size, stat.st_mtime_ns
+
+
 @lru_cache(maxsize=8192)
-def described(path: str) -> dict[str, Any]:
-    """task_type, sentence, prompt, walkthrough, solvable and sha256 of one game. Raises DataError for a broken one."""
+def _described(path: Path, *_: tuple[int, int] | None) -> dict[str, Any]:
     file = read_game_file(path)
-    kind = _task_type(Path(path))
+    kind = _task_type(path)
     return {
         "task_type": kind,
         "sentence": file["task"],
         "prompt": first_observation(_PLACED.findall(file["pddl_problem"]), file["task"]),
         "walkthrough": file["walkthrough"],
         "solvable": bool(file["solvable"]),
-        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
     }
 
 

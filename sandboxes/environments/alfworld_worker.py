@@ -6,7 +6,8 @@
     {"op": "act", "world": "w1", "number": 1, "command": "look"}                  the next command, the second here
     {"op": "leave", "world": "w1"}      {"op": "expert", "game": {…}, "turns": 50}
 
-An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays. Games are
+An `act` in a world that is not here, or not that far, is answered `{"lost": true}`: the asker replays; a game that cannot
+be played is answered `{"broken": sentence}`. Games are
 `{"path": official game file}` or `{"authored": plain game}`; translated ones are kept in memory (those used last: up to
 `MOST_OPERATORS` ground actions in all ready to play, up to `MOST_PACKED` bytes packed) and, with a folder, on disk by
 content.
@@ -44,6 +45,10 @@ FORMAT: Final = 1
 _SENTENCE: Final = re.compile(r'Your task is to: ([^"\\]*)"')
 
 
+class GameBroken(Exception):
+    """A game file is whole, and what it describes cannot be played: its attempts are errors, and others go on."""
+
+
 class Engine(Protocol):
     """One world of one game."""
 
@@ -65,7 +70,7 @@ class Worker:
         self._idle: list[Shipped] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer; a user's mistake (a broken game file) comes back as `{"refused": sentence}`."""
+        """The answer; a game that cannot be played comes back as `{"broken": sentence}`, a user's mistake as `{"refused": …}`."""
         try:
             match request["op"]:
                 case "replay":
@@ -78,6 +83,8 @@ class Worker:
                     self._leave(request["world"])
                     return {}
             raise ValueError(f"unknown request {request['op']!r}")
+        except GameBroken as error:
+            return {"broken": str(error)}
         except KintsugiError as error:
             return {"refused": str(error), "kind": type(error).__name__}
 
@@ -165,7 +172,10 @@ class Worker:
 
     def _new(self, key: str, source: Mapping[str, Any]) -> Game:
         file = game_file(source)
-        plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
+        try:
+            plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
+        except DataError as error:
+            raise GameBroken(f"{source.get('path', 'an authored game')}: {error}") from None
         if self.cache is not None:
             self._keep(self.cache, key, plain)
         game = Game(plain, load_grammar())

@@ -82,7 +82,13 @@ ABOUT = About(
     licence="MIT",
     home="https://github.com/hendrycks/math",
     bundled=True,
-    downloads=tuple(Download(url=f"{_RAW}{name}.jsonl", path=f"{name}.jsonl") for name in ("train", "test")),
+    downloads=tuple(
+        Download(url=f"{_RAW}{name}.jsonl", path=f"{name}.jsonl", sha256=sha256)
+        for name, sha256 in (
+            ("train", "90d96daeac3fe343ebb1e22ce93dd99690f75983e957f88de42f87cffe1e8076"),
+            ("test", "35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132"),
+        )
+    ),
 )
 
 

@@ -120,8 +120,9 @@ def _slash(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` or `\fbox{…}` (`\boxed 3` too), None when there is none or it does not end."""
-    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    r"""What stands in the last `\boxed{…}` (`\boxed 3` too), or else `\fbox{…}`; None when there is none or it does not end."""
+    start = text.rfind(r"\boxed")
+    start = text.rfind(r"\fbox") if start < 0 else start  # MATH's own order
     if start < 0:
         return None
     opening = text.find("{", start)

@@ -412,6 +412,8 @@ def test_a_crash_is_replayed_on_a_fresh_world() -> None:
     crashed, sibling = played(cast, *(plan_of(task) for task in tasks))
     assert crashed.success and sibling.success and cast.worlds.crashes == 1
     assert [action.text for action in crashed.trajectories[0].actions] == list(plans[tasks[0].prompt])
+    (reason,) = crashed.trajectories[0].crashes
+    assert "crashed on purpose" in reason and not sibling.trajectories[0].crashes
 
 
 def test_a_second_crash_is_an_error_and_never_repaired() -> None:
@@ -424,6 +426,7 @@ def test_a_second_crash_is_an_error_and_never_repaired() -> None:
     assert only.stop == "error" and not broken.success and cast.worlds.crashes == 2
     verdict = only.messages[-1]
     assert isinstance(verdict, Verdict) and "crashed on purpose" in verdict.error
+    assert only.crashes == (verdict.error, verdict.error)
     assert [one.stop for sibling in siblings for one in sibling.trajectories] == ["failure"] * 4
     assert len(reflector.requests) == 2
 

@@ -20,8 +20,10 @@ from typer.testing import CliRunner
 
 from kintsugi.cli.play import app
 from kintsugi.cli.play_screen import COMMANDS
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import ConfigError, KintsugiError
 from kintsugi.ledger import Ledger
+from kintsugi.sandboxes.environments.environment import open_environment
+from kintsugi.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 GOLD = ["go north", "take lamp", "go south", "go west", "put lamp"]  # of the first training task
@@ -111,6 +113,21 @@ def test_a_recipes_repair_and_settings(tmp_path: Path) -> None:
     assert "out of turns" in shown and '"author": "human"' in shown
     row = json.loads(piped(tmp_path, "--list --json"))[0]
     assert row["stops"] == ["truncated", "truncated"] and row["policy"] == "human"
+
+
+def test_a_runs_own_task_by_its_id(tmp_path: Path) -> None:
+    """Rounds draw tasks that the environment's default ones are not: they are played from the run's ledger."""
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = {**load_recipe("envisions").model_dump(mode="json"), "environment": {"name": "treasure_hunt"}}
+    (run / "run.json").write_text(json.dumps({"recipe": recipe}))
+    task = open_environment("treasure_hunt", {}).tasks("train", limit=1, seed=77)[0]
+    with Ledger.open(run / "ledger.sqlite") as ledger:
+        ledger.add_tasks([task])
+    shown = piped(tmp_path, f"{run} --policy human --task {task.id} --json", "look\n")
+    assert json.loads(shown)["task_id"] == task.id
+    with pytest.raises(ConfigError, match='no task of treasure_hunt, split "train", is called "none"'):
+        piped(tmp_path, f"{run} --policy human --task none")
 
 
 def test_a_model_folder_acts(tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_a_model_may_write_any_character(ledger: Ledger) -> None:
     assert ledger.integrity() == []
 
 
+def test_what_broke_on_the_way_is_kept(ledger: Ledger) -> None:
+    episode = make_episode(1)
+    first = dataclasses.replace(episode.trajectories[0], crashes=("engine died", "no reply within 60 s"))
+    ledger.commit_episodes([dataclasses.replace(episode, trajectories=(first, *episode.trajectories[1:]))])
+    assert [part.crashes for part in ledger.episode(episode.id).trajectories] == [first.crashes, ()]
+    assert ledger.integrity() == []
+
+
 def test_the_order_of_writing_changes_nothing(place: str, tmp_path: Path) -> None:
     episodes = [make_episode(n, round=r, sample=s) for r in (0, 1) for n in range(5) for s in (0, 1)]
     shuffled = random.Random(0).sample(episodes, len(episodes))
@@ -134,6 +142,8 @@ def test_the_same_episode_again_is_no_news(ledger: Ledger) -> None:
     assert ledger.commit_episodes([make_episode(1, seconds=99.0)]) == 0, "wall seconds are no content"
     assert ledger.digest() == before
     assert ledger.trajectory(episode.trajectories[0].id).cost.seconds == 0.5
+    broke = tuple(dataclasses.replace(part, crashes=("engine died",)) for part in episode.trajectories)
+    assert ledger.commit_episodes([dataclasses.replace(episode, trajectories=broke)]) == 0, "nor are crashes on the way"
     assert ledger.has_episodes([episode.id, "unknown"]) == {episode.id}
 
 

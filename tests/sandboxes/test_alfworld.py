@@ -1,4 +1,4 @@
-"""ALFWorld as an environment: tasks, the success rule, worker processes that die, the official folder."""
+"""ALFWorld as an environment: tasks, the success rule, worker processes that die."""
 
 import asyncio
 import importlib.util
@@ -143,13 +143,6 @@ def test_success_is_summed_up_by_type():
 @pytest.mark.parametrize("options", [{}, {"workers": 2, "prompt": "brief", "admissible": True}], ids=["here", "workers"])
 def test_authored_games_conform(options):
     report = asyncio.run(check(opened(**options), num_tasks=6, perturb=other_number))
-    assert report.ok, str(report)
-
-
-@needs_engine
-@needs_data
-def test_official_games_conform():
-    report = asyncio.run(check(opened(data=DATA, task_types="light,place"), num_tasks=2, perturb=other_number))
     assert report.ok, str(report)
 
 
@@ -366,59 +359,3 @@ def test_any_text_is_answered_with_something_usable():
             json.dumps(reply.observation, ensure_ascii=False).encode()
 
     asyncio.run(main())
-
-
-# The official folder --------------------------------------------------------------------------------------------------
-
-
-@needs_data
-def test_official_tasks_are_the_folders_games():
-    environment = opened(data=DATA)
-    tasks = environment.tasks("train")
-    assert len(tasks) == 60 and environment.tasks("train", limit=5) == tasks[:5]
-    assert {kind: sum(task.payload["task_type"] == kind for task in tasks) for kind in TASK_TYPES} == dict.fromkeys(
-        TASK_TYPES, 10
-    )
-    assert environment.tasks("demonstrations") == []
-    other = environment.tasks("train", limit=10, seed=1)
-    assert other != tasks[:10] and set(one.id for one in other) <= {task.id for task in tasks}
-    index = {one["path"]: one["goal"] for one in map(json.loads, (DATA / "train" / "index.jsonl").read_text().splitlines())}
-    for task in tasks:
-        assert task.payload["sentence"].rstrip(".") == index[task.payload["path"].removeprefix("train/")].rstrip(".")
-        assert task.prompt.endswith(f"Your task is to: {task.payload['sentence']}") and "?" not in task.prompt
-
-
-@needs_data
-def test_only_what_the_official_loader_plays_is_played(tmp_path):
-    games = sorted((DATA / "train").glob("*/*/game.tw-pddl"))[:5]
-    names = ["a", "pick_and_place_with_movable_recep-x", "pick_and_place_simple-AppleSliced-x", "c", "d"]
-    for path, name in zip(games, names, strict=True):
-        kind = path.parents[1].name
-        folder = tmp_path / "json_2.1.1" / "valid_unseen" / (name if "-" in name else f"{kind}-{name}") / "trial"
-        shutil.copytree(path.parent, folder)
-        for one in [folder, *folder.iterdir()]:
-            one.chmod(0o755)
-    root = tmp_path / "json_2.1.1" / "valid_unseen"
-    unsolvable, *_, bare = sorted(root.glob("look*/trial"))
-    file = unsolvable / "game.tw-pddl"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "solvable": False}))
-    (bare / "traj_data.json").unlink()
-    for data in (tmp_path, tmp_path / "json_2.1.1"):
-        tasks = opened(data=data).tasks("heldout")
-        assert len(tasks) == 1 and tasks[0].split == "heldout" and tasks[0].payload["path"].startswith("valid_unseen/")
-
-
-def test_a_wrong_data_folder_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"expected ALFWorld's data folder at .*alfworld-download"):
-        opened(data=tmp_path / "none").tasks("train")
-    (tmp_path / "valid_seen").mkdir()
-    with pytest.raises(DataError, match='no split "train"'):
-        opened(data=tmp_path).tasks("train")
-    with pytest.raises(DataError, match=r"expected ALFWorld games \(game.tw-pddl\)"):
-        opened(data=tmp_path).tasks("heldout")
-    game = tmp_path / "valid_seen" / "pick_and_place_simple-x" / "trial" / "game.tw-pddl"
-    game.parent.mkdir(parents=True)
-    game.write_text("{}")
-    (game.parent / "traj_data.json").write_text('{"task_type": "pick_and_place_simple"}')
-    with pytest.raises(DataError, match="expected an ALFWorld game with its task at"):
-        opened(data=tmp_path).tasks("valid_seen")

@@ -225,6 +225,7 @@ def test_latex_numbers_by_example(text: str, value: float | None) -> None:
         (r"so \boxed{3}, no, \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\boxed{x = \text{\{a\}}}", r"x = \text{\{a\}}"),
         (r"\fbox{7}", "7"),
+        (r"\boxed{1}, \fbox{2}", "1"),
         (r"\boxed 5$ it is", "5"),
         (r"\boxed{3", None),
         ("nothing", None),

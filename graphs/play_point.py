@@ -64,7 +64,8 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One way through a session. name: "A", "B", … in the order in which they ended. points: numbers, from the first on."""
+    """One way through a session. name: "A", "B", … in the order in which they began, so that a line keeps its name. points:
+    numbers, from the first on."""
 
     name: str
     points: tuple[int, ...]
@@ -102,9 +103,18 @@ def way_to(points: Sequence[Point], number: int) -> tuple[int, ...]:
 
 
 def lines_of(points: Sequence[Point]) -> list[Line]:
-    """Every line, in the order of their ends."""
-    inner = {point.parent for point in points}
-    ends = [point.number for point in points if point.number not in inner]
+    """Every line, in the order in which they left another one."""
+    first: dict[int | None, int] = {}
+    for point in points:
+        first.setdefault(point.parent, point.number)  # the first way on from a point is the line that led to it
+
+    def begun(end: int) -> int:
+        here = points[end]
+        while here.parent is not None and first[here.parent] == here.number:
+            here = points[here.parent]
+        return here.number
+
+    ends = sorted((point.number for point in points if point.number not in first), key=begun)
     return [Line(name=_letters(index), points=way_to(points, end)) for index, end in enumerate(ends)]
 
 

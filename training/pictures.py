@@ -74,9 +74,13 @@ def draw_episodes(
         recipe = _recipe_of(Path(run))
     picture = episode_picture(recipe)
     one = chosen[0]
-    title = f"episode {one.id[:10]} of {one.task_id}: {'success' if one.success else 'no success'}"
+    if episode:
+        title = f"episode {one.id[:10]} of {one.task_id}: {'success' if one.success else 'no success'}"
+    else:
+        asked = [f"{name.removesuffix('_id')} {value}" for name, value in filters.items()]
+        title = ", ".join([f"episodes of {Path(run).name}", *asked])
     tally = tally_of(chosen, known)
-    picture = with_tally(replace(picture, title=title if episode else f"episodes of {Path(run).name}"), tally)
+    picture = with_tally(replace(picture, title=title), tally)
     return _drawn(picture, form, dark, tally)
 
 

@@ -278,6 +278,26 @@ def test_another_proposal(tmp_path: Path) -> None:
 # -- going back ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_line_keeps_its_name_when_it_goes_on(tmp_path: Path) -> None:
+    async def steer(session: PlaySession) -> Any:
+        for _ in range(4):
+            await session.step()
+        first = session.point.number
+        await session.branch(2)
+        await session.step()
+        await session.say("look")
+        before = {line.name: line.points for line in session.lines}
+        await session.branch(first)
+        await session.step()  # the first line's end comes last now
+        await session.branch(1)
+        await session.say("look")
+        return before, {line.name: line.points for line in session.lines}
+
+    before, after = in_session(tmp_path, steer)
+    assert after["A"][: len(before["A"])] == before["A"] and after["A"] != before["A"] and after["B"] == before["B"]
+    assert before["B"][:3] == (0, 1, 2) and list(after)[:2] == ["A", "B"] and len(after) == 1 + len(before)
+
+
 def test_going_back_and_on_begins_a_line_and_keeps_the_other(tmp_path: Path) -> None:
     async def steer(session: PlaySession) -> Any:
         await session.finish()

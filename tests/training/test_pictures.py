@@ -109,7 +109,8 @@ def test_a_runs_episodes_together(kept: Path) -> None:
     assert "3 x never used #" in text
     tally = draw_episodes(kept, form="json")["tally"]
     assert tally["episodes"] == 3 and tally["attempts"] == {"explore": {"failure": 3}, "refine": {"success": 2}}
-    assert draw_episodes(kept, form="json", round=1)["tally"]["episodes"] == 1
+    first_round = draw_episodes(kept, form="json", round=1)
+    assert first_round["tally"]["episodes"] == 1 and first_round["title"].endswith(", round 1")
     assert draw_episodes(kept, form="json", purpose="play")["tally"]["solved"] == 1
     ElementTree.fromstring(draw_episodes(kept, form="svg"))
     assert "flowchart TD" in draw_episodes(kept, form="mermaid")

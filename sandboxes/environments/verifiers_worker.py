@@ -31,6 +31,7 @@ from typing import Any, Final
 from kintsugi.errors import ConfigError, DataError
 from kintsugi.sandboxes.environments.verifiers_chat import register
 from kintsugi.sandboxes.environments.verifiers_play import Play, Stage, one_line, scored
+from kintsugi.sandboxes.environments.verifiers_servers import Nursery
 from kintsugi.sandboxes.environments.worker_processes import serve
 
 MOST_OPEN: Final = 64
@@ -216,7 +217,7 @@ def taskset_needs(taskset: Any) -> str:
     away = [one for one in servers if not getattr(one.config, "url", None) and one.config.runtime.type != "subprocess"]
     if kind.NEEDS_CONTAINER:
         return "its tasks need a runtime of their own"
-    return f"its tools {away[0].server_name} need a runtime of their own" if away else ""
+    return f"its tools {type(away[0]).__name__} need a runtime of their own" if away else ""
 
 
 def task_needs(task: Any) -> str:
@@ -230,10 +231,11 @@ def task_needs(task: Any) -> str:
 def keep_inside(room: Path) -> None:
     """Let verifiers put the folders of its rollouts into `room`, and give the port files of its tool servers the room's
     name: both would be left behind by a worker that is killed, the latter by every server."""
-    importlib.import_module("verifiers.v1.runtimes.subprocess").CACHE_DIR = room
+    runtimes: Any = importlib.import_module("verifiers.v1.runtimes.subprocess")
+    launch: Any = importlib.import_module("verifiers.v1.mcp.launch")
     numbers = itertools.count()
-    names = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=f"{room.name}-{next(numbers)}-{os.getpid()}"))
-    importlib.import_module("verifiers.v1.mcp.launch").uuid = names
+    runtimes.CACHE_DIR = room
+    launch.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=f"{room.name}-{next(numbers)}-{os.getpid()}"))
 
 
 def _toolsets(taskset: Any, task: Any) -> list[Any]:
@@ -247,4 +249,5 @@ def _overridden(kind: Any, name: str) -> bool:
 
 
 if __name__ == "__main__":
+    Nursery().take_over()
     serve(Worker(**json.loads(sys.argv[1])).answer)

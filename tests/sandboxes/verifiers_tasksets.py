@@ -1,6 +1,6 @@
 """Tiny tasksets for the verifiers bridge's tests, as a user would install them: texts of modules.
 
-    write_tasksets(folder)      # tiny_shop.py, tiny_basket.py, tiny_guess.py, two_players.py
+    write_tasksets(folder)      # tiny_shop.py, tiny_basket.py, tiny_guess.py, and some that cannot be played
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class BasketState(vf.State):
     things: list[str] = []
 
 class Basket(vf.Toolset[vf.ToolsetConfig, BasketState]):
-    TOOL_PREFIX = None
+    TOOL_PREFIX = None  # tools are called by their bare names
 
     async def setup_task(self, task):
         self.wanted = task.wanted
@@ -152,7 +152,7 @@ class GuessEnv(vf.Env[GuessEnvConfig]):
                     await asyncio.sleep(60)
                 if said == "raise":
                     raise RuntimeError("the user has left")
-                if not said.isdigit():
+                if not said.isdigit() or len(said) > 9:
                     hint = "That is no number."
                 elif int(said) == number:
                     break
@@ -171,10 +171,13 @@ __all__ = ["Guesses", "GuessEnv"]
 
 TWO: Final = GUESS.replace("    patience: int", "    helper: vf.AgentConfig = vf.AgentConfig()\n    patience: int")
 PROGRAM: Final = GUESS.replace("= vf.AgentConfig()", '= vf.AgentConfig(harness={"id": "codex"})')
+DOCKER: Final = BASKET.replace("Basket(vf.ToolsetConfig())", 'Basket(vf.ToolsetConfig(runtime={"type": "docker"}))')
+IMAGE: Final = BASKET.replace("wanted=thing)", 'wanted=thing, image="python:3.12")')
 
 
 def write_tasksets(folder: Path) -> None:
     """Write the modules into `folder`."""
     texts = {"tiny_shop": SHOP, "tiny_basket": BASKET, "tiny_guess": GUESS, "two_players": TWO, "needs_codex": PROGRAM}
+    texts |= {"needs_docker": DOCKER, "needs_image": IMAGE}
     for name, text in texts.items():
         (folder / f"{name}.py").write_text(text)

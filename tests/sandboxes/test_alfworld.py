@@ -1,16 +1,13 @@
 """ALFWorld as an environment: tasks, the success rule, worker processes that die."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,25 +19,8 @@ from kintsugi.sandboxes.environments.alfworld_generator import split_of
 from kintsugi.sandboxes.environments.alfworld_pool import WorkerDied
 from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
 from kintsugi.sandboxes.environments.conformance import check, malformed_actions, play
-from kintsugi.sandboxes.environments.environment import open_environment, success_by_kind
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "alfworld"
-installed = all(importlib.util.find_spec(name) is not None for name in ("textworld", "alfworld", "fast_downward"))
-needs_engine = pytest.mark.skipif(
-    not installed,
-    reason='ALFWorld\'s engine is not installed: pip install "kintsugi-agents[alfworld]" (needs g++ and cmake)',
-)
-needs_data = pytest.mark.skipif(not (DATA / "train").is_dir(), reason=f"ALFWorld's official games are not in {DATA}")
-
-
-def opened(**options) -> Any:
-    return open_environment("alfworld", options)
-
-
-def other_number(task, gold):
-    """Golds that must lose: the last command left out, or done before the rest."""
-    return [gold[:-1], [gold[-1], *gold[:-1]]]
-
+from kintsugi.sandboxes.environments.environment import success_by_kind
+from tests.sandboxes.alfworld_trials import needs_engine, opened, other_number
 
 # Tasks: no engine needed ----------------------------------------------------------------------------------------------
 

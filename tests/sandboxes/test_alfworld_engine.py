@@ -1,10 +1,8 @@
 """The lean engine of ALFWorld beside TextWorld's own: the same to the letter. Skipped without the extra [alfworld]."""
 
-import importlib.util
 import json
 import random
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +13,10 @@ from kintsugi.sandboxes.environments.alfworld_generator import draw, problem_tex
 from kintsugi.sandboxes.environments.alfworld_rooms import TASK_TYPES
 from kintsugi.sandboxes.environments.alfworld_text import load_grammar, packaged_file, parse_grammar
 from kintsugi.sandboxes.environments.alfworld_worker import Shipped, Worker, game_file, read_game_file
+from tests.sandboxes.alfworld_trials import DATA, needs_data, needs_engine
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "alfworld" / "train"
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("textworld", "alfworld", "fast_downward")),
-    reason='ALFWorld\'s engine is not installed: pip install "kintsugi-agents[alfworld]" (needs g++ and cmake)',
-)
+pytestmark = needs_engine
+TRAIN = DATA / "train"
 
 
 def authored(kind, seed=0, receptacles=(4, 6)):
@@ -60,19 +56,19 @@ def test_authored_games_are_the_same_on_both_engines():
     assert turns > 120
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"ALFWorld's official games are not in {DATA}")
+@needs_data
 def test_official_games_are_the_same_on_both_engines():
     worker, shipped, rng = Worker(), Shipped(), random.Random(4)
-    games = sorted(DATA.glob("*/*/game.tw-pddl"), key=lambda path: path.stat().st_size)
+    games = sorted(TRAIN.glob("*/*/game.tw-pddl"), key=lambda path: path.stat().st_size)
     for kind in ("look_at_obj_in_light", "pick_two_obj_and_place"):
         path = next(path for path in games if path.parents[1].name.startswith(kind))
         compared(worker, shipped, {"path": str(path)}, wander=8, rng=rng)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"ALFWorld's official games are not in {DATA}")
+@needs_data
 @pytest.mark.parametrize("kind", TASK_TYPES)
 def test_stored_walkthroughs_win(kind):
-    path = sorted(DATA.glob(f"{kind}-*/*/game.tw-pddl"))[0]
+    path = sorted(TRAIN.glob(f"{kind}-*/*/game.tw-pddl"))[0]
     play = engine.Play(Worker().game({"path": str(path)}))
     turns = [play.step(command) for command in read_game_file(path)["walkthrough"]]
     assert [turn.done for turn in turns] == [False] * (len(turns) - 1) + [True]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import random
 from typing import Any
 
-import pytest
-
 from kintsugi.sandboxes.environments.alfworld_notes import notes_of, reminded
-from kintsugi.sandboxes.environments.environment import TakesNotes, open_environment
+from kintsugi.sandboxes.environments.environment import TakesNotes
+from tests.sandboxes.alfworld_trials import needs_engine, opened
 
 ROOM = "put a clean cloth in shelf.\na drawer 1, a drawer 2, a shelf 1, and a sinkbasin 1."
 TURNS = [
@@ -21,11 +19,6 @@ TURNS = [
     ("take cloth 1 from shelf 1", "You pick up the cloth 1 from the shelf 1."),
     ("go to drawer 1", "You arrive at drawer 1. The drawer 1 is closed."),
 ]
-installed = all(importlib.util.find_spec(name) is not None for name in ("textworld", "alfworld", "fast_downward"))
-needs_engine = pytest.mark.skipif(
-    not installed,
-    reason='ALFWorld\'s engine is not installed: pip install "kintsugi-agents[alfworld]" (needs g++ and cmake)',
-)
 
 
 def test_notes_by_hand() -> None:
@@ -50,9 +43,8 @@ def test_an_expert_with_notes_goes_there_first() -> None:
 
 @needs_engine
 def test_scripted_second_tries_win_and_know_only_what_was_seen() -> None:
-    opened = open_environment("alfworld", {"prompt": "brief"})
-    assert isinstance(opened, TakesNotes)
-    environment: Any = opened
+    environment = opened(prompt="brief")
+    assert isinstance(environment, TakesNotes)
 
     async def tried() -> list[Any]:
         tasks = environment.tasks("demonstrations", limit=12)

@@ -1,7 +1,6 @@
 """ALFWorld's official data folder: which games are played, and what a damaged or changed one does."""
 
 import asyncio
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,24 +12,7 @@ from kintsugi.errors import DataError
 from kintsugi.graphs.worlds import WorldBroke, Worlds
 from kintsugi.sandboxes.environments.alfworld_rooms import TASK_TYPES
 from kintsugi.sandboxes.environments.conformance import check
-from kintsugi.sandboxes.environments.environment import open_environment
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "alfworld"
-installed = all(importlib.util.find_spec(name) is not None for name in ("textworld", "alfworld", "fast_downward"))
-needs_engine = pytest.mark.skipif(
-    not installed,
-    reason='ALFWorld\'s engine is not installed: pip install "kintsugi-agents[alfworld]" (needs g++ and cmake)',
-)
-needs_data = pytest.mark.skipif(not (DATA / "train").is_dir(), reason=f"ALFWorld's official games are not in {DATA}")
-
-
-def opened(**options) -> Any:
-    return open_environment("alfworld", options)
-
-
-def shorter(task, gold):
-    """Golds that must lose: the last command left out, or done before the rest."""
-    return [gold[:-1], [gold[-1], *gold[:-1]]]
+from tests.sandboxes.alfworld_trials import DATA, needs_data, needs_engine, opened, other_number
 
 
 @needs_data
@@ -89,7 +71,7 @@ def test_a_wrong_data_folder_is_told(tmp_path):
 @needs_engine
 @needs_data
 def test_official_games_conform():
-    report = asyncio.run(check(opened(data=DATA, task_types="light,place"), num_tasks=2, perturb=shorter))
+    report = asyncio.run(check(opened(data=DATA, task_types="light,place"), num_tasks=2, perturb=other_number))
     assert report.ok, str(report)
 
 
@@ -138,7 +120,7 @@ def test_a_game_that_cannot_be_played_is_an_error_of_its_own_attempt(tmp_path, w
         with pytest.raises(WorldBroke, match=r"GameBroken: .*pick_and_place_simple-0/trial/game.tw-pddl: expected a PDDL"):
             await worlds.act("a", first, [], "look")
         assert (await worlds.act("b", second, [], "look")).observation and worlds.crashes == 2
-        with pytest.raises(DataError, match="simple-0/trial/game.tw-pddl: .*leave that game out"):
+        with pytest.raises(DataError, match=r"simple-0/trial/game.tw-pddl: .*leave that game out"):
             await environment.expert(first)
         await environment.close()
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ from typing import Any, Final
 
 from kintsugi.errors import ConfigError, DataError, missing_extra
 from kintsugi.sandboxes.environments.about import About
-from kintsugi.sandboxes.environments.verifiers_world import VerifiersBridge, VerifiersTurns
+from kintsugi.sandboxes.environments.verifiers_world import VerifiersBridge, VerifiersTurns, sweep
 from kintsugi.sandboxes.environments.worker_processes import WorkerDied, WorkerProcess
 
 _WORKER: Final = "kintsugi.sandboxes.environments.verifiers_worker"
@@ -80,7 +79,7 @@ def open_environment(
         told = _told(processes[0], {"op": "tasks"}, env)
     except BaseException:
         processes[0].close()
-        shutil.rmtree(room, ignore_errors=True)
+        sweep(room)
         raise
     if told["turns"]:
         for process in processes:
@@ -102,7 +101,7 @@ def schemas(
         told = _told(process, {"op": "tools"}, env)
     finally:
         process.close()
-        shutil.rmtree(room, ignore_errors=True)
+        sweep(room)
     if "tools" not in told:
         raise DataError(f'verifiers: a rollout of "{env}" did not begin: {told.get("broke", "it ended at once")}')
     return told["tools"]

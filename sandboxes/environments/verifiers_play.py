@@ -69,7 +69,8 @@ class Stage:
         """A model's request: it waits until the agent has written."""
         web = importlib.import_module("aiohttp.web")
         body = await request.json()
-        play = self.rollouts.get(request.headers.get("X-Session-ID", ""))
+        name = importlib.import_module("verifiers.v1.clients.client").SESSION_ID_HEADER
+        play = self.rollouts.get(request.headers.get(name, ""))
         if play is None:
             return web.json_response({"error": {"message": "this rollout is over"}}, status=404)
         message = await play.asked(body)

@@ -99,7 +99,7 @@ class ForkedServer:
 
 
 async def _port(runtime: Any, path: str) -> int:
-    """The port that a server has written down, once it listens there. Raises ToolsetError when it does not for long."""
+    """The port that a server has written down, once it listens there; the file goes. Raises ToolsetError for a server that does not."""
     clock = asyncio.get_running_loop()
     deadline = clock.time() + _PORT_S
     while clock.time() < deadline:
@@ -107,6 +107,7 @@ async def _port(runtime: Any, path: str) -> int:
             port = int(Path(path).read_text())
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()
+            Path(path).unlink(missing_ok=True)
             return port
         if runtime._background and runtime._background[-1].returncode is not None:
             break

@@ -32,6 +32,7 @@ from kintsugi.errors import ConfigError, DataError
 from kintsugi.sandboxes.environments.verifiers_chat import register
 from kintsugi.sandboxes.environments.verifiers_play import Play, Stage, one_line, scored
 from kintsugi.sandboxes.environments.verifiers_servers import Nursery
+from kintsugi.sandboxes.environments.verifiers_world import sweep
 from kintsugi.sandboxes.environments.worker_processes import serve
 
 MOST_OPEN: Final = 64
@@ -250,4 +251,6 @@ def _overridden(kind: Any, name: str) -> bool:
 
 if __name__ == "__main__":
     Nursery().take_over()
-    serve(Worker(**json.loads(sys.argv[1])).answer)
+    asked = json.loads(sys.argv[1])
+    serve(Worker(**asked).answer)
+    sweep(Path(asked["room"]))  # who would have done it is gone

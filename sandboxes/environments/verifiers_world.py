@@ -70,9 +70,7 @@ class VerifiersTasks:
     async def close(self) -> None:
         for process in self.processes:
             process.close()
-        shutil.rmtree(self.room, ignore_errors=True)
-        for left in Path("/tmp").glob(f"vf-port-{self.room.name}-*"):  # see `keep_inside`
-            left.unlink(missing_ok=True)
+        sweep(self.room)
 
     def _numbered(self, told: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         return told
@@ -191,6 +189,13 @@ class VerifiersWorld:
         feedback = f"The environment broke: {why}"
         self.verdict = Verdict(success=False, reward=0.0, feedback=feedback, error=f"environment_failed: {why}")
         return Reply(verdict=self.verdict)
+
+
+def sweep(room: Path) -> None:
+    """Remove the folder and what verifiers left beside it; see `verifiers_worker.keep_inside`."""
+    shutil.rmtree(room, ignore_errors=True)
+    for left in Path("/tmp").glob(f"vf-port-{room.name}-*"):
+        left.unlink(missing_ok=True)
 
 
 def _parts(ended: Mapping[str, Any]) -> str:

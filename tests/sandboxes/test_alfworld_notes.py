@@ -43,8 +43,9 @@ def test_an_expert_with_notes_goes_there_first() -> None:
 
 @needs_engine
 def test_scripted_second_tries_win_and_know_only_what_was_seen() -> None:
-    environment = opened(prompt="brief")
-    assert isinstance(environment, TakesNotes)
+    taker: object = opened(prompt="brief")
+    assert isinstance(taker, TakesNotes)
+    environment: Any = taker
 
     async def tried() -> list[Any]:
         tasks = environment.tasks("demonstrations", limit=12)

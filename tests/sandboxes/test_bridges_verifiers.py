@@ -71,7 +71,7 @@ def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     opened: list[Any] = []
 
     def one(**options: Any) -> Any:
-        opened.append(open_environment("verifiers", {"env": "small_sums", "gold": "answer", **options}))
+        opened.append(open_environment("verifiers", {"env": "small_sums", "gold": "answer", "workers": 1, **options}))
         return opened[-1]
 
     yield one

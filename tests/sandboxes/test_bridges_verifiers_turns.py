@@ -197,7 +197,9 @@ def test_a_tasks_own_tools_have_its_state_and_end_with_it(opened: Opener) -> Non
 
 
 def test_native_schemas(tasksets: Path) -> None:
+    before = set(Path("/tmp").glob("vf-port-*"))
     tools = Tools(schemas("tiny_shop"))
+    assert set(Path("/tmp").glob("vf-port-*")) == before
     assert tools.text("", [("shop_multiply", {"a": 6, "b": 7})]) == 'shop_multiply[{"a": 6, "b": 7}]'
     assert tools.text("", [("shop_price", {"thing": "fig"})]) == "shop_price[fig]"
 

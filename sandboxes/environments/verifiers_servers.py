@@ -99,7 +99,7 @@ class ForkedServer:
 
 
 async def _port(runtime: Any, path: str) -> int:
-    """The port that a server has written down, once it listens there; the file goes. Raises ToolsetError for a server that does not."""
+    """The port that a server has written down, once it listens there; the file goes. Raises ToolsetError without one."""
     clock = asyncio.get_running_loop()
     deadline = clock.time() + _PORT_S
     while clock.time() < deadline:

@@ -19,6 +19,7 @@ Left out: plans; they are the planner's, and
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import re
@@ -333,7 +334,7 @@ def _translate(domain: str, problem: str, settings: Mapping[str, Any]) -> tuple[
     try:
         for name, value in settings.items():
             setattr(options, name, value)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _uncollected():
             parsed = [lisp_parser.parse_nested_list(text.split("\n")) for text in (domain, problem)]
             task = parsing_functions.parse_task(*parsed)
             normalize.normalize(task)
@@ -356,6 +357,18 @@ def _fast_downward() -> Any:
     except ImportError:
         raise missing_extra("ALFWorld", "alfworld") from None
     return interface
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Looking for cycles in all that torch and others hold is a quarter of a small game's time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextlib.contextmanager

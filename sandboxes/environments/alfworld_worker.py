@@ -70,7 +70,7 @@ class Worker:
         self._idle: list[Shipped] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer; a game that cannot be played comes back as `{"broken": sentence}`, a user's mistake as `{"refused": …}`."""
+        """The answer; a game that cannot be played is `{"broken": sentence}`, a user's mistake `{"refused": sentence}`."""
         try:
             match request["op"]:
                 case "replay":

@@ -120,7 +120,7 @@ def _slash(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` (`\boxed 3` too), or else `\fbox{…}`; None when there is none or it does not end."""
+    r"""What stands in the last `\boxed{…}` (`\boxed 3` too), or else `\fbox{…}`; None for none, or one that does not end."""
     start = text.rfind(r"\boxed")
     start = text.rfind(r"\fbox") if start < 0 else start  # MATH's own order
     if start < 0:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from kintsugi.errors import KintsugiError
 from kintsugi.records import Task
 from kintsugi.sandboxes.environments.environment import Environment, Reply, World
+from kintsugi.sandboxes.turn_clock import TookTooLong, bounded
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ class _Live:
 
 
 class Worlds:
-    """Worlds of one environment by attempt key. `timeout_s` bounds one turn of the environment, in seconds.
+    """Worlds of one environment by attempt key. `timeout_s` bounds one turn of the environment, in seconds; time that it
+    waits in line for a worker is not counted (`sandboxes.turn_clock`).
 
     crashes: how often the environment broke or took too long, retries included.
     """
@@ -100,14 +102,10 @@ class Worlds:
         raise WorldBroke(reason)
 
     async def _bounded(self, step: Awaitable[T]) -> T:
-        clock = asyncio.timeout(self.timeout_s)
         try:
-            async with clock:
-                return await step
-        except TimeoutError:
-            if clock.expired():
-                raise WorldBroke(f"no reply within {self.timeout_s:g} s") from None
-            raise
+            return await bounded(step, self.timeout_s)
+        except TookTooLong as late:
+            raise WorldBroke(str(late)) from None
 
     async def _fresh(self, key: str, task: Task) -> tuple[_Live, str]:
         await self.leave(key)

@@ -1,6 +1,6 @@
 """Everything that happens, as records: frozen, keyword-only, plain data.
 
-Actors share nothing; they pass these. Each record turns into JSON-ready values with `to_plain` and back with `from_plain`, so
+Actors share nothing; they pass these. A record turns into JSON-ready values with `to_plain` and back with `from_plain`, so
 that graph states, the ledger and exports hold the same thing. Records know nothing of how they came to be.
 
 Worked example, one task through one episode::

@@ -37,6 +37,7 @@ from kintsugi.sandboxes.sandbox import (
     TestResult,
     check_arguments,
 )
+from kintsugi.sandboxes.turn_clock import Place
 
 START_S = 60.0  # for a worker to say hello
 SLOW_MACHINE = 3.0  # the worker's own patience, see watching.SLOW_MACHINE
@@ -204,8 +205,8 @@ class WorkerPool(ABC):
         limits: Limits | None = None,
     ) -> RunResult:
         """See `Sandbox.arun`. A caller that is cancelled while it queues never runs."""
-        future = self._submit(self._run, [self._checked(code, stdin, files, limits)])
-        return (await asyncio.wrap_future(future))[0]
+        frames = [self._checked(code, stdin, files, limits)]
+        return (await self._in_line(lambda place: self._submit(self._run, frames, place)))[0]
 
     def run_many(self, programs: Iterable[str], *, stdin: str = "", limits: Limits | None = None) -> list[RunResult]:
         """See `Sandbox.run_many`."""
@@ -222,12 +223,22 @@ class WorkerPool(ABC):
         self, code: str, tests: Sequence[str], *, setup: str = "", limits: Limits | None = None
     ) -> TestResult:
         """See `Sandbox.arun_tests`."""
-        return await asyncio.wrap_future(self._tests(code, tests, setup, limits))
+        return await self._in_line(lambda place: self._tests(code, tests, setup, limits, place))
 
-    def _tests(self, code: str, tests: Sequence[str], setup: str, limits: Limits | None) -> Future[TestResult]:
+    async def _in_line(self, submitted: Callable[[Place], Future[Answer]]) -> Answer:
+        """What is submitted with a place in the line, in which the caller's clock stands still."""
+        place = Place()
+        try:
+            return await asyncio.wrap_future(submitted(place))
+        finally:
+            place.served()
+
+    def _tests(
+        self, code: str, tests: Sequence[str], setup: str, limits: Limits | None, place: Place | None = None
+    ) -> Future[TestResult]:
         check_arguments(setup=setup, tests=tests)
         request = self._checked(code, "", None, limits) | {"setup": setup, "judge": True}
-        return self._submit(self._judged, [request, {"setup": setup, "tests": list(tests)}])
+        return self._submit(self._judged, [request, {"setup": setup, "tests": list(tests)}], place)
 
     def _judged(self, frames: list[dict[str, Any]]) -> TestResult:
         """In two processes; in one where the judge says that these tests need it."""
@@ -289,11 +300,15 @@ class WorkerPool(ABC):
             "judge": False,
         }
 
-    def _submit(self, job: Callable[[list[dict[str, Any]]], Answer], frames: list[dict[str, Any]]) -> Future[Answer]:
+    def _submit(
+        self, job: Callable[[list[dict[str, Any]]], Answer], frames: list[dict[str, Any]], place: Place | None = None
+    ) -> Future[Answer]:
         if os.getpid() != self._process and not self._closed:
             raise SandboxError(f"sandbox: opened in process {self._process}, used in its fork {os.getpid()}; open one here")
 
         def unless_closed() -> Answer:  # asked again when its turn comes: it may have queued while the sandbox was closed
+            if place is not None:
+                place.served()
             self._refuse_if_closed()
             return job(frames)
 

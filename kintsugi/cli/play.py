@@ -126,7 +126,7 @@ def _near(word: str, known: Any) -> str:
 
 
 def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: str | None, split: str | None) -> Any:
-    """(PlayConfig, split, run folder if it is one) from what was typed: a run's or a recipe's settings below, `KEY=VALUE` on top."""
+    """(PlayConfig, split, run folder or None) of what was typed: a run's or recipe's settings below, `KEY=VALUE` on top."""
     from kintsugi.config import merged, validate, with_overrides
     from kintsugi.graphs.play_config import PlayConfig
     from kintsugi.sandboxes.environments.environment import is_file_name

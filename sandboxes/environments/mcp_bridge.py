@@ -43,6 +43,7 @@ from kintsugi.sandboxes.environments.mcp_actions import parse_call, signature
 from kintsugi.sandboxes.environments.mcp_session import Result, Server, ServerBroke, Session
 from kintsugi.sandboxes.environments.mcp_tasks import Judge, open_judge, read_tasks
 from kintsugi.sandboxes.environments.printed_number import readable
+from kintsugi.sandboxes.turn_clock import in_line
 
 ABOUT = About(
     kind="bridge: several turns, the tools of any MCP server (options command or url, and tasks)",
@@ -200,8 +201,12 @@ class McpBridge:
         session = Session(self.server, self.timeout_s, self.start_s)
         self._open.add(session)
         try:
-            async with self._starts:
+            with in_line():
+                await self._starts.acquire()
+            try:
                 await session.open()
+            finally:
+                self._starts.release()
         except BaseException:
             self._gone(session)
             raise
@@ -212,7 +217,8 @@ class McpBridge:
         while True:
             try:
                 async with asyncio.timeout(self.wait_s):
-                    await self._places.acquire()
+                    with in_line():
+                        await self._places.acquire()
                     return
             except TimeoutError:
                 if time.monotonic() - self._moved < self.wait_s:

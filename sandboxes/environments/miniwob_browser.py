@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kintsugi.sandboxes.environments.miniwob_chromium import STOP_S, BrowserDied, Process, Refused
+from kintsugi.sandboxes.turn_clock import in_line
 
 T = TypeVar("T")
 
@@ -100,11 +101,14 @@ class _Pool:
         self._closed = False
 
     async def use(self, work: Callable[[Tab], Awaitable[T]]) -> T:
-        async with self._room:
-            try:
-                return await self._once(work)
-            except BrowserDied:
-                return await self._once(work)
+        with in_line():
+            await self._room.acquire()
+        try:
+            return await self._once(work)
+        except BrowserDied:
+            return await self._once(work)
+        finally:
+            self._room.release()
 
     async def _once(self, work: Callable[[Tab], Awaitable[T]]) -> T:
         process = await self._running()

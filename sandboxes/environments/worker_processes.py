@@ -33,6 +33,7 @@ from typing import Any, Final
 import kintsugi
 from kintsugi import errors
 from kintsugi.sandboxes.environments.marked_processes import VARIABLE, end_marked, new_mark
+from kintsugi.sandboxes.turn_clock import Place
 
 LAST_WORDS: Final = 220
 """Most characters of a dead worker's standard error that are told: the error stands at its end."""
@@ -72,7 +73,16 @@ class WorkerProcess:
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer. Raises WorkerDied, and the KintsugiError that the worker refused with."""
-        return refused(await asyncio.get_running_loop().run_in_executor(self._thread(), self._ask, dict(request)))
+        place = Place()
+
+        def served() -> dict[str, Any]:
+            place.served()
+            return self._ask(dict(request))
+
+        try:
+            return refused(await asyncio.get_running_loop().run_in_executor(self._thread(), served))
+        finally:
+            place.served()
 
     def ask_blocking(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`ask` where there is no event loop, or where it may wait (loading tasks)."""

@@ -10,9 +10,27 @@ import pytest
 from kintsugi.errors import SandboxError
 from kintsugi.graphs.worlds import WorldBroke, Worlds
 from kintsugi.records import Task, Verdict
-from kintsugi.sandboxes.environments.environment import Reply
+from kintsugi.sandboxes.environments.environment import Reply, open_environment
 
 TASK = Task(id="t", environment="tape", split="train", prompt="p")
+
+
+def test_programs_that_wait_for_a_sandbox_are_not_late() -> None:
+    """Ten programs at their wall limit on one worker take three times as long as a turn may."""
+    limits = {"sandbox": {"kind": "local", "allow_unsafe": True, "workers": 1}, "limits": {"wall_s": 1}}
+    environment = open_environment("word_problems", limits)
+    tasks = environment.tasks("train", limit=10)
+
+    async def main() -> list[Reply]:
+        worlds = Worlds(environment, timeout_s=4)
+        endless = "import time\nwhile True: time.sleep(1)"
+        replies = await asyncio.gather(*(worlds.act(task.id, task, [], endless) for task in tasks))
+        await environment.close()
+        assert worlds.crashes == 0
+        return list(replies)
+
+    verdicts = [reply.verdict for reply in asyncio.run(main())]
+    assert all(verdict is not None and not verdict.error and "stopped" in verdict.feedback for verdict in verdicts)
 
 
 class Tape:

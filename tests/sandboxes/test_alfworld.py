@@ -303,6 +303,29 @@ def test_a_hung_worker_fails_only_the_command_it_hangs_on():
 
 
 @needs_engine
+def test_worlds_of_a_hung_worker_wait_in_line_and_go_on():
+    """The command in front loses its turn; what stood behind it is served by the next worker, and no crash of its own."""
+    environment = opened(workers=1, timeout_s=3)
+    tasks = environment.tasks("train", limit=6)
+
+    async def main():
+        worlds = Worlds(environment, timeout_s=2)
+        keyed = [(f"w{number}", task) for number, task in enumerate(tasks)]
+        for key, task in keyed:
+            await worlds.observe(key, task)
+            await worlds.act(key, task, [], "look")
+        os.kill(environment.pool.processes()[0], signal.SIGSTOP)
+        replies = await asyncio.gather(*(worlds.act(key, task, ["look"], "inventory") for key, task in keyed))
+        assert {reply.observation for reply in replies} == {"You are not carrying anything."}
+        broke = {key: worlds.broke(key) for key, _ in keyed}
+        assert broke.pop("w0") == ("no reply within 2 s",) and not any(broke.values())
+        await worlds.close()
+        await environment.close()
+
+    asyncio.run(main())
+
+
+@needs_engine
 def test_a_cache_folder_that_cannot_be_written_is_told():
     environment = opened(cache="/dev/null/folder")
     with pytest.raises(DataError, match="cannot keep translated games in /dev/null/folder"):

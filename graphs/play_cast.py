@@ -108,7 +108,10 @@ def cast_of(config: PlayConfig, seat: Seat, environment: Environment) -> Cast:
         prompt = prompt if config.model.few_shot and config.model.kind != "expert" else prompt.without_shots()
         roles[name] = Role(name=name, policy=seat, prompt=prompt, sampling=sampling)
     worlds = Worlds(environment, timeout_s=config.episode.turn_timeout_s)
-    return Cast(roles=roles, worlds=worlds, repair=config.in_one_try, episode=config.episode)
+    rules = config.episode
+    if config.model.kind == "expert":  # where it is in its plan follows from all that was done
+        rules = rules.model_copy(update={"history_turns": None})
+    return Cast(roles=roles, worlds=worlds, repair=config.in_one_try, episode=rules)
 
 
 def _follower(gold: Sequence[str]) -> Any:

@@ -149,7 +149,8 @@ def info_of(path: Path, values: dict[str, Any]) -> SessionInfo:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=10)
+    """To a file that is there: one that was moved away must not leave an empty one behind."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=10)
 
 
 def _read(path: Path) -> dict[str, Any]:

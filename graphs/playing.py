@@ -120,6 +120,9 @@ class PlaySession:
             await session._read_new()
             if not session.points:
                 raise RunError(f"the session {path} was left before its first point: begin another one")
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # what a damaged checkpoint is read as
+            await session.close()
+            raise RunError(f"{path} is no whole session ({error!r}): restore it, or begin another one") from None
         except BaseException:
             await session.close()
             raise
@@ -361,8 +364,8 @@ class PlaySession:
             if known is None:
                 self.points.append(point)
             self._numbers[id] = self._head = (known or point).number
-        if left is not None and left[0] == self._newest:  # nothing was added after it was left: it may stand further back
-            self._head = left[1]
+        if left is not None and left[0] == self._newest and left[1] in range(len(self.points)):
+            self._head = left[1]  # nothing was added after it was left: it may stand further back
         self._save()
 
     def _save(self) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kintsugi.cli.visible_text import visible
 from kintsugi.errors import ConfigError, nearest
 from kintsugi.ledger import EXPORT_KINDS, Ledger
 from kintsugi.ledger.filters import Wanted
@@ -87,7 +88,7 @@ def show_episode(
             _print_attempt(console, trajectory)
         for trajectory in episode.trajectories[-1:]:  # the last attempt's lineage has those that it repairs
             console.rule("lineage", align="left", style="dim")
-            console.print(Text(_whole(ledger.lineage(trajectory.id).text())), soft_wrap=False)
+            console.print(Text(visible(ledger.lineage(trajectory.id).text())), soft_wrap=False)
 
 
 @app.command("export", epilog="Example: kintsugi episodes export runs/demo dpo pairs.jsonl --round 2")
@@ -234,14 +235,9 @@ def _block(console: Console, title: str, text: str, colour: str, given: int = 0)
 
     Control characters are drawn, not obeyed: what a model writes must not drive the reader's terminal. Half characters
     (lone surrogates, which JSON can say and no terminal can show) become question marks."""
-    text = _whole(text)
-    console.print(Text(_whole(title), style=colour))
+    console.print(Text(visible(title), style=colour))
     if text:
-        body = Text("".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text))
+        body = Text(visible(text))
         body.stylize("dim", 0, given)
         for line in body.split("\n"):
             console.print(Text("  ") + line)
-
-
-def _whole(text: str) -> str:
-    return text.encode(errors="replace").decode()

@@ -171,9 +171,11 @@ def _player(word: str) -> dict[str, Any]:
     if (Path(word) / "run.json").exists():
         from kintsugi.training.run import champion_of
 
-        champion = champion_of(Path(word))
+        champion = champion_of(Path(word).resolve())  # a session may be opened again from elsewhere
         return {"kind": "transformers", "options": {"path": str(champion), "version": champion.name}}
-    if Path(word).is_dir() or ("/" in word and not word.startswith(("/", ".", "~"))):
+    if Path(word).is_dir():
+        return {"kind": "transformers", "options": {"path": str(Path(word).resolve())}}
+    if "/" in word and not word.startswith(("/", ".", "~")):
         return {"kind": "transformers", "options": {"path": word}}
     kinds = {HUMAN, EXPERT, *policy_kinds()}
     if word in kinds:

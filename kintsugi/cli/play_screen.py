@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from kintsugi.cli.visible_text import visible
 from kintsugi.errors import ConfigError, KintsugiError, nearest
 from kintsugi.graphs.play_file import SESSIONS
 from kintsugi.graphs.play_point import Point
@@ -215,7 +216,8 @@ class Screen:
             message = point.said[-1] if point.said else None
             said = _short(message) if message is not None else "the task"
             by = " (human)" if point.by == "human" else ""
-            line = Text(f"{point.number:>4} {(point.node or 'start') + by:<16} {said}", style=COLOURS[point.node])
+            head = f"{point.number:>4} {(point.node or 'start') + by:<16} "
+            line = Text(head + visible(said), style=COLOURS[point.node])
             line.truncate(self.console.width - 1, overflow="ellipsis")
             self.console.print(line)
 
@@ -297,11 +299,10 @@ class Screen:
                     self._text(f"objected to: {message.fault.bad}  ({message.fault.note})", colour)
 
     def _text(self, text: str, style: str = "", *, mark: str = "   ", given: int = 0) -> None:
-        """Wrapped and indented; control characters are drawn, not obeyed: a model's words must not drive the terminal.
-        The first `given` characters are dimmed."""
+        """Wrapped and indented. The first `given` characters are dimmed."""
         if not text:
             return
-        body = Text("".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text), style=style)
+        body = Text(visible(text), style=style)
         body.stylize("dim", 0, given)
         body.expand_tabs(4)
         indent = " " * len(mark)
@@ -314,7 +315,7 @@ class Screen:
         self._line(line + "─" * max(0, self.console.width - 1 - len(line)), colour)
 
     def _line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=len(text) > self.console.width)
+        self.console.print(Text(visible(text), style=style), soft_wrap=len(text) > self.console.width)
 
     def _bye(self, *, err: bool = False) -> None:
         """How to come back; on standard error when something else is the matter, or when standard output is a script's."""

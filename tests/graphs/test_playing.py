@@ -275,6 +275,13 @@ def test_another_proposal(tmp_path: Path) -> None:
     assert len(set(seeds)) == len(seeds) == 5
 
 
+def test_the_expert_knows_its_place_whatever_the_history_window(tmp_path: Path) -> None:
+    async def steer(session: PlaySession) -> Any:
+        return (await session.finish()).stops
+
+    assert in_session(tmp_path, steer, config=config_of(episode={"history_turns": 1})) == ("success",)
+
+
 # -- going back ----------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +410,38 @@ def test_a_point_that_was_saved_and_not_noted_is_found(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE kintsugi_play SET value = ?", (json.dumps(row),))
     assert again(tmp_path, lambda session: _value((session.point.number, session.point.node))) == (2, "environment")
+
+
+def test_a_damaged_session_is_one_sentence_or_goes_on(tmp_path: Path) -> None:
+    async def begun(session: PlaySession) -> Path:
+        for _ in range(3):
+            await session.step()
+        return session.file.path
+
+    path = in_session(tmp_path, begun)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        row = json.loads(connection.execute("SELECT value FROM kintsugi_play").fetchone()[0])
+        connection.execute("UPDATE kintsugi_play SET value = ?", (json.dumps({**row, "head": 99}),))
+
+    async def where(session: PlaySession) -> int:
+        return session.point.number
+
+    assert again(tmp_path, where) == 3, "a place that is not there is the newest one"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE checkpoints SET checkpoint = ?", (b"\x81\xa1",))
+    with pytest.raises(RunError, match=r"no whole session .* restore it"):
+        again(tmp_path, where)
+
+
+def test_a_session_that_was_moved_away_leaves_no_empty_file(tmp_path: Path) -> None:
+    async def moved(session: PlaySession) -> None:
+        await session.step()
+        session.file.path.rename(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match="cannot be read or written"):
+            session.file.save(turns=1)
+
+    in_session(tmp_path, moved)
+    assert not list(tmp_path.glob("*.sqlite"))
 
 
 def test_lists_and_names(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kintsugi.cli.play import app
+from kintsugi.cli.play import _player, app
 from kintsugi.cli.play_screen import COMMANDS
 from kintsugi.errors import ConfigError, KintsugiError
 from kintsugi.ledger import Ledger
@@ -145,6 +145,18 @@ def test_a_model_folder_acts(tmp_path: Path) -> None:
     acts = [message for message in trajectory["messages"] if message["kind"] == "action"]
     assert [act["tokens"] is None for act in acts] == [act["text"] == "look" for act in acts]
     assert trajectory["stage"] == "human" and len(acts) == 12 and acts[2]["tokens"]["completion_ids"]
+
+
+def test_a_model_named_by_a_relative_path_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    assert _player("model")["options"]["path"] == str(tmp_path / "model")
+    assert _player("owner/name")["options"]["path"] == "owner/name"
+
+
+def test_what_is_said_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    shown = piped(tmp_path, "treasure_hunt", "look \x1b]0;owned\x07 \x9b31m\n:history\n:show 1\n")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown) and "␛]0;owned␇" in shown
 
 
 @pytest.mark.parametrize(

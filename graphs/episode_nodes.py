@@ -216,7 +216,8 @@ class _Repairer:
             return _went(state, self.name, _outgrown(attempt, error))
         kept = fault.kept if fault else ""
         if reflects:
-            return self._reflected(state, attempt, failed, Critique(text=completion.text, author=self.name))
+            tokens = _tokens(completion, completion.prompt_ids, first=True)  # without their context
+            return self._reflected(state, attempt, failed, Critique(text=completion.text, author=self.name, tokens=tokens))
         action = Action(text=kept + completion.text, prefill=kept, tokens=_tokens(completion, (), first=True))
         return _went(state, self.name, _add(attempt, action))
 

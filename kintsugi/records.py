@@ -45,8 +45,8 @@ def content_hash(value: Any) -> str:
 class Task:
     """One problem to solve.
 
-    id: unique in its environment. split: "train", "heldout", "demonstrations" or an official split's name.
-    prompt: what the agent is told. payload: what only the environment may see (gold answers, unit tests, game files).
+    id: unique in its environment. split: "train", "heldout", "demonstrations" or an official split's name. prompt: what the
+    agent is told. payload: what only the environment may see (gold answers, unit tests, game files).
     """
 
     id: str
@@ -131,14 +131,15 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Critique:
-    """What a refiner or reflector said about an attempt before trying again. kept: the next one begins with so many of its
-    turns, done again (actions keep the tokens they were sampled with). note: who said which turn went wrong, or why none."""
+    """What a refiner or reflector said of an attempt before trying again. kept: the next one begins with so many of its
+    turns, done again, with their tokens. note: who said which turn went wrong, or why none. tokens: as sampled, no context."""
 
     kind: ClassVar[str] = "critique"
     text: str
     author: str = "reflector"
     kept: int = field(default=0, metadata=_LATER)
     note: str = field(default="", metadata=_LATER)
+    tokens: Tokens | None = field(default=None, metadata=_LATER)
 
 
 Message = Observation | Action | Verdict | Critique

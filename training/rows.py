@@ -145,9 +145,11 @@ class Rows:
         )
 
     def _reflection(self, trajectory: Trajectory) -> Ids:
-        """The ids of the last reflection before the attempt."""
-        said = [message.text for message in trajectory.messages if isinstance(message, Critique)]
-        return self.chat.completion_ids(said[-1]) if said else ()
+        """The ids of the last reflection before the attempt, as sampled: one that was cut off has no end of turn."""
+        said = [message for message in trajectory.messages if isinstance(message, Critique)]
+        if not said:
+            return ()
+        return said[-1].tokens.completion_ids if said[-1].tokens else self.chat.completion_ids(said[-1].text)
 
     def _answer(self, trajectory: Trajectory) -> Ids:
         """The ids of a single action, kept lines included."""

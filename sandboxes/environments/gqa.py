@@ -253,9 +253,26 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _checked_scene(scene: Any, image: str) -> Any:
+    """The scene graph, which the programs' tools read without another look. Raises DataError."""
     objects = scene.get("objects") if isinstance(scene, Mapping) else None
     if not isinstance(objects, Mapping) or not all(
         isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in objects.values()
     ):
         raise DataError(f'picture {image}: expected a scene graph with "objects" that have names, found none; {_MEND}')
+    for key, one in objects.items():
+        sides = [one[side] for side in ("x", "y", "w", "h") if side in one]
+        words = one.get("attributes", [])
+        said = one.get("relations", [])
+        if any(isinstance(side, bool) or not isinstance(side, int | float) for side in sides):
+            wanted = "numbers as x, y, w and h"
+        elif not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            wanted = "a list of texts as attributes"
+        elif not isinstance(said, list) or not all(
+            isinstance(way, Mapping) and isinstance(way.get("name"), str) and str(way.get("object")) in objects
+            for way in said
+        ):
+            wanted = "relations with a name and an object of the same picture"
+        else:
+            continue
+        raise DataError(f"picture {image}: expected of the object {key} {wanted}, found something else; {_MEND}")
     return scene

@@ -106,6 +106,8 @@ class Session:
                 await self.close()
                 raise ServerBroke(f"{error.message}{self.last_words()}"[:300]) from None
             return Result(text=_storable(error.message), error=True)
+        except (ValueError, RuntimeError) as error:  # an answer against the tool's schema: the SDK does not let it through
+            return Result(text=_storable(f"{name} gave an answer that cannot be used: {_one_line(error)}"), error=True)
         except Exception as error:  # a server is foreign code, and so is what its answers do to the SDK
             await self.close()
             raise ServerBroke(_one_line(error)) from None

@@ -242,7 +242,7 @@ class MiniwobWorld:
         self.environment, self.task = environment, task
         self.programs: list[tuple[Command, ...]] = []
         self.actions: list[str] = []
-        self.over = False
+        self.over = self.pictured = False
 
     async def observe(self) -> str:
         return self.task.prompt
@@ -268,7 +268,7 @@ class MiniwobWorld:
             self.over = True
             return await self._judged(parsed, seen)
         if single:
-            self.environment.keep_picture(self.task, self.actions, seen)
+            self._keep(seen)
             line = seen.command.line if seen.problem and seen.command else None
             return self._failed(parsed, told_unfinished(seen), line, "problem", raw=seen.raw_reward)
         return Reply(observation=told_page(seen))
@@ -278,8 +278,7 @@ class MiniwobWorld:
         if seen.raw_reward > WINS_ABOVE:
             return Reply(verdict=Verdict(success=True, reward=1.0, feedback="The task is done.", detail=detail))
         if self.environment.screenshots is not None:
-            seen = seen if seen.picture else await self._seen(self.programs, picture=True)
-            self.environment.keep_picture(self.task, self.actions, seen)
+            self._keep(seen if seen.picture else await self._seen(self.programs, picture=True))
         verdict = Verdict(success=False, reward=0.0, feedback=told_ended(seen), detail=detail)
         return Reply(verdict=verdict)
 
@@ -301,14 +300,18 @@ class MiniwobWorld:
         return Reply(verdict=verdict, executions=executions)
 
     async def close(self) -> None:
-        """Forget the attempt; one of several turns that did not end leaves its picture now."""
-        if self.programs and not self.over and self.environment.max_turns > 1 and self.environment.screenshots is not None:
+        """Forget the attempt; one that the page did not end leaves its picture now: of the page after what it ran."""
+        if self.actions and not (self.over or self.pictured) and self.environment.screenshots is not None:
             self.over = True
             try:
                 seen = await self._seen(self.programs, picture=True)
             except TookTooLong:
                 return
-            self.environment.keep_picture(self.task, self.actions, seen)
+            self._keep(seen)
+
+    def _keep(self, seen: Seen) -> None:
+        self.environment.keep_picture(self.task, self.actions, seen)
+        self.pictured = True
 
 
 # What is said

@@ -109,7 +109,8 @@ def parse_commands(action: str) -> Parsed:
 
 def _told(what: str) -> str:
     """An objection, and what a program looks like."""
-    return f'{what.rstrip(".")}. Write lines such as agent.click_xpath("//button") or agent.type("text"), and nothing else.'
+    end = "" if what.endswith(("?", ".")) else "."
+    return f'{what}{end} Write lines such as agent.click_xpath("//button") or agent.type("text"), and nothing else.'
 
 
 def _command(statement: ast.stmt) -> Command | Objection:
@@ -150,7 +151,8 @@ def _given(call: ast.Call, names: tuple[str, ...]) -> dict[str, str | int] | str
             return f"expected {' and '.join(names)}, found {readable(name or '**', 40)} besides"
         plain = value.value if isinstance(value, ast.Constant) else None
         if not isinstance(plain, str | int) or isinstance(plain, bool) or (isinstance(plain, int) and plain >= 10**15):
-            return f"expected {name} as plain text in quotes, found something else ({type(value).__name__.lower()})"
+            wanted = "a whole number" if name == "times" else "plain text in quotes"
+            return f"expected {name} as {wanted}, found something else ({type(value).__name__.lower()})"
         found[name] = plain
     if names[0] not in found:
         return f"expected {names[0]}, found no argument"
@@ -167,7 +169,7 @@ def _wrong(name: str, text: str, times: str | int) -> str | None:
         if text.lower().replace("command", "ctrl").replace("control", "ctrl") not in KEYS and len(text) != 1:
             return f'unknown key "{readable(text, 40)}"; {nearest(text.lower(), KEYS)}'
         if type(times) is not int or not 1 <= times <= MAX_TEXT:
-            return f"expected times from 1 to {MAX_TEXT}, found {readable(str(times), 40)}"
+            return f"expected times as a whole number from 1 to {MAX_TEXT}, found {readable(repr(times), 40)}"
         return None
     if not text.strip():
         return "expected an XPath, found nothing"

@@ -129,7 +129,8 @@ def _pieces(one: Download, folder: Path, timeout_s: float) -> Iterator[bytes]:
                 received += len(piece)
                 yield piece
     except urllib.error.HTTPError as error:
-        raise DataError(f"{host} answered {error.code} ({error.reason}) for {one.path}; {by_hand}") from error
+        reason = str(error.reason).partition("\n")[0][:120]  # of too many redirections it has several lines
+        raise DataError(f"{host} answered {error.code} ({reason}) for {one.path}; {by_hand}") from error
     except http.client.IncompleteRead as error:
         raise DataError(f"{one.url}: the transfer ended early; fetch again") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -187,7 +188,7 @@ def _bad_archive(path: Path) -> str:
                     while content.read(_PIECE):
                         pass
     except (*_UNREADABLE, ValueError, RuntimeError, OSError) as error:
-        return f"expected an archive, found what cannot be unpacked ({error})"
+        return f"expected an archive, found what cannot be unpacked ({' '.join(str(error).split())[:200]})"
     return ""
 
 

@@ -205,8 +205,9 @@ def texts(record: Any, where: str, mend: str, *keys: str) -> list[str]:
         raise DataError(f"{where}: expected an object with {wanted}, found {type(record).__name__}; {mend}")
     for key in keys:
         if not isinstance(record.get(key), str) or not record[key].strip():
-            names = ", ".join(map(str, record)) or "nothing"
-            raise DataError(f'{where}: expected a text "{key}", found the fields {names}; {mend}')
+            names = f"the fields {', '.join(map(str, record))}" if record else "nothing"
+            found = f"{record[key]!r:.60}" if key in record else names
+            raise DataError(f'{where}: expected a text "{key}", found {found}; {mend}')
     return [record[key] for key in keys]
 
 

@@ -261,6 +261,16 @@ def test_observations_are_never_learned(chat: ChatTokens) -> None:
     # The reflector learns the reflection that helped; another right attempt says nothing of what to reflect.
     row = builder.repair_row(Pair(task_id="t", rejected_id=lost.id, chosen_id=won.id))
     assert learned(chat, row) == "HINT: keep going" and "Write the reflection" in chat.decode(row.ids)
+    critique = next(message for message in won.messages if isinstance(message, Critique))
+    assert critique.tokens is not None and not critique.tokens.context_ids
+    said = odd(chat, "HINT: keep going")
+    assert critique.tokens.completion_ids == said == row.ids[-len(said) :], "sampled ids, not encoded ones"
+    cut = dataclasses.replace(critique, tokens=dataclasses.replace(critique.tokens, completion_ids=said[:-1]))
+    short = dataclasses.replace(won, messages=tuple(cut if message is critique else message for message in won.messages))
+    row = rows(chat, lost, short, form="again", prompts="react", who="reflector").repair_row(
+        Pair(task_id="t", rejected_id=lost.id, chosen_id=won.id)
+    )
+    assert row.ids[-len(said) + 1 :] == said[:-1], "a reflection that was cut off learns no end"
     other = dataclasses.replace(won, id="ff", parent_id=None)
     row = rows(chat, lost, other, form="again", prompts="react", who="reflector").repair_row(
         Pair(task_id="t", rejected_id=lost.id, chosen_id="ff")

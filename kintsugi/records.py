@@ -132,7 +132,7 @@ class Verdict:
 @dataclass(frozen=True, kw_only=True)
 class Critique:
     """What a refiner or reflector said of an attempt before trying again. kept: the next one begins with so many of its
-    turns, done again, with their tokens. note: who said which turn went wrong, or why none. tokens: as sampled, no context."""
+    turns, done again, with their tokens. note: who said which turn went wrong, or why none. tokens: as sampled."""
 
     kind: ClassVar[str] = "critique"
     text: str

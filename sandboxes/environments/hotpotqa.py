@@ -220,9 +220,9 @@ class QuestionWorld:
         if not hits:
             return f'"{shown}" is not on the page {title}.'
         if self.cursor >= len(hits):
-            return f'There are no more results for "{shown}" on the page {title}.'
+            return "No more results."
         self.cursor += 1
-        return f"(Result {self.cursor} of {len(hits)}) {_stored(hits[self.cursor - 1].strip())[:_LONGEST_SHOWN]}"
+        return f"(Result {self.cursor} / {len(hits)}) {_stored(hits[self.cursor - 1].strip())[:_LONGEST_SHOWN]}"
 
     def _judge(self, answer: str) -> Verdict:
         gold = self.task.payload["answer"]

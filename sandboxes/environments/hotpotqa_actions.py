@@ -6,7 +6,8 @@
 Accepted forms, in any letter case: `search[…]` on a line of its own, after `Action:` or `Action 2:`, with thoughts before
 it; and one native tool call as JSON, `{"name": "search", "arguments": {"title": "…"}}`, bare or between `<tool_call>` and
 `</tool_call>`. The first action of a text counts and what follows it is passed over: an agent that goes on to invent
-its observations gains nothing. The argument ends at the last `]` of its line. A text of thoughts alone is a thought.
+its observations gains nothing. The argument ends at the last `]` of its line, or where another action follows on it. A
+text of thoughts alone is a thought, as is `think[…]`.
 Anything else is a `Step("unknown", why)`: nothing is ever raised. Left out: several actions in one message.
 """
 
@@ -25,7 +26,11 @@ ARGUMENTS: Final = {"search": "title", "lookup": "text", "finish": "answer"}
 HELP: Final = "You can: search[title], lookup[text], finish[answer], think: text."
 LONGEST_ACTION: Final = 20_000
 
-_ACTION: Final = re.compile(r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish)\s?\[(.*)\]", re.IGNORECASE)
+_ACTION: Final = re.compile(
+    r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish|think)\s?\[(.*?)\]"
+    r"(?=\s{0,9}(?:search|lookup|finish|think)\s?\[|[^\]]*$)",
+    re.IGNORECASE,
+)
 _OPEN: Final = re.compile(r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish)\b", re.IGNORECASE)
 _THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
 _CALL: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
@@ -65,6 +70,8 @@ def action_text(name: str, argument: str) -> str:
 
 def _step(name: str, argument: str) -> Step:
     argument = " ".join(argument.split())
+    if name == "think":
+        return Step("think", argument)
     if not argument:
         return Step("unknown", f"{name}[] needs its {ARGUMENTS[name]} between the brackets. {HELP}")
     return Step(name, argument)  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def test_langchain_tools_act_on_a_world() -> None:
         assert {name: list(tool.args) for name, tool in tools.items()} == {n: [a] for n, a in ARGUMENTS.items()}
         titles = [title for title, _ in task.payload["supporting_facts"]]
         assert (await tools["search"].ainvoke({"title": titles[0]})).startswith(f"{titles[0]}: ")
-        assert (await tools["lookup"].ainvoke({"text": titles[0].upper()})).startswith("(Result 1 of ")
+        assert (await tools["lookup"].ainvoke({"text": titles[0].upper()})).startswith("(Result 1 / ")
         call = {"name": "search", "args": {"title": "no\nsuch page"}, "id": "c1", "type": "tool_call"}
         result = await tools["search"].ainvoke(call)
         assert isinstance(result, ToolMessage) and "There is no page" in str(result.content)

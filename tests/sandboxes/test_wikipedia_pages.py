@@ -151,7 +151,7 @@ def test_an_episode_on_the_stub() -> None:
             said = [(await world.act(action)).observation for action in ("search[Grey Sea]", "search[Avonmere]")]
             assert said[0] == 'There is no page "Grey Sea". Similar: Tarn.'
             assert said[1].startswith("Avonmere: Avonmere is a town. It lies on the Tarn. History")
-            assert (await world.act("lookup[mill]")).observation == "(Result 1 of 1) Its mill burnt down."
+            assert (await world.act("lookup[mill]")).observation == "(Result 1 / 1) Its mill burnt down."
             verdict = (await world.act(f"finish[{task.payload['answer']}]")).verdict
             assert verdict is not None and verdict.success
             for action in malformed_actions("search[Tarn]"):

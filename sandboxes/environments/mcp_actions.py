@@ -47,13 +47,13 @@ def parse_call(text: str, tools: Schemas) -> Step:
         return asked
     if thought := _THOUGHT.match(text):
         return Step("think", argument=text[thought.end() :].strip())
-    shown, usable = readable(text.strip(), 60), _usable(tools)
+    shown, usable = readable(text.strip(), 60), usage(tools)
     return Step("unknown", argument=f'I do not understand "{shown}". {usable}' if shown else f"That was empty. {usable}")
 
 
 def find_call(text: str, tools: Schemas) -> Step | None:
     """The call or the answer that `text` holds (unknown: one that went wrong), None where it holds none."""
-    usable = _usable(tools)
+    usable = usage(tools)
     if len(text) > LONGEST_ACTION:
         return Step("unknown", argument=f"An action of {len(text)} characters is too long. {usable}")
     native = _native(text, tools, usable)
@@ -71,7 +71,8 @@ def find_call(text: str, tools: Schemas) -> Step | None:
     return None
 
 
-def _usable(tools: Schemas) -> str:
+def usage(tools: Schemas) -> str:
+    """What can be written."""
     return f"You can: {', '.join([*map(signature, tools, tools.values()), 'finish[answer]', 'think: text'])}."
 
 

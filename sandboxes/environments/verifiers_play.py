@@ -23,13 +23,14 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from kintsugi.sandboxes.environments.gymnasium_text import storable
-from kintsugi.sandboxes.environments.mcp_actions import find_call, signature
+from kintsugi.sandboxes.environments.mcp_actions import find_call, signature, usage
 from kintsugi.sandboxes.environments.printed_number import readable
 
 LONGEST_MESSAGE: Final = 100_000
 LONGEST_REFUSAL: Final = 3_000
 ACTION: Final = re.compile(r"^\s{0,9}action\s?\d{0,3}\s?:[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE)
 _THOUGHT: Final = re.compile(r"^\s{0,9}(?:thought|think)\s?\d{0,3}\s?:\s?", re.IGNORECASE)
+_CALL: Final = re.compile(r"\s{0,9}([A-Za-z_][\w-]{0,99})\s?\[.*\]\s{0,9}")
 _LIMITS: Final = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "agent_timeout")
 _MODEL: Final = "kintsugi"
 _TOOLS: Final = "Tools, one call a turn; any other message is an answer, and so is finish[answer]:"
@@ -188,6 +189,8 @@ def message_of(text: str, tools: Sequence[Mapping[str, Any]], number: int) -> di
         call = {"id": f"call{number:05d}", "type": "function", "function": function}
         return {"role": "assistant", "content": thought, "tool_calls": [call]}
     said = step.argument if step is not None else found[1].strip() if found else ""
+    if schemas and step is None and (unknown := _CALL.fullmatch(said or text)):
+        return f'There is no tool "{readable(unknown[1], 40)}". {usage(schemas)}'
     return {"role": "assistant", "content": said or text}
 
 

@@ -71,7 +71,7 @@ async def first_observation(environment: Any, task: Any) -> str:
 
 
 def test_a_users_part_is_played_message_by_message(opened: Opener) -> None:
-    guess = opened("tiny_guess", gold="path", timeout_s=6.0)
+    guess = opened("tiny_guess", gold="path", timeout_s=15.0)
     task = first(guess)
     number = int(asyncio.run(guess.gold(task))[-1])
     assert task.prompt == f"Task {number}.\nGuess the number.", "prompts that are alike are numbered"
@@ -90,7 +90,7 @@ def test_a_users_part_is_played_message_by_message(opened: Opener) -> None:
 
 
 def test_fifty_attempts_at_once_are_what_they_are_alone(opened: Opener) -> None:
-    guess = opened("tiny_guess", gold="path", timeout_s=6.0)
+    guess = opened("tiny_guess", gold="path", timeout_s=15.0)
     tasks = [guess.tasks("train")[place % 10] for place in range(50)]
 
     async def one(task: Any) -> list[Any]:
@@ -107,7 +107,7 @@ def test_fifty_attempts_at_once_are_what_they_are_alone(opened: Opener) -> None:
 
 
 def test_what_breaks_is_a_verdict_and_other_attempts_go_on(opened: Opener) -> None:
-    guess = opened("tiny_guess", gold="path", timeout_s=6.0)
+    guess = opened("tiny_guess", gold="path", timeout_s=15.0)
     task = first(guess)
     gold = asyncio.run(guess.gold(task))
 
@@ -124,7 +124,7 @@ def test_what_breaks_is_a_verdict_and_other_attempts_go_on(opened: Opener) -> No
 
     for harm, words in (
         ("raise", "RuntimeError: the user has left"),
-        ("wait", "nothing came back within 6 s"),
+        ("wait", "nothing came back within 15 s"),
         ("die", "the process of verifiers_worker gave no answer: it ended"),
     ):
         broken, other = asyncio.run(around(harm))
@@ -133,16 +133,16 @@ def test_what_breaks_is_a_verdict_and_other_attempts_go_on(opened: Opener) -> No
 
 
 def test_out_of_turns_is_a_failure(opened: Opener) -> None:
-    shop = opened("tiny_shop", gold="calls", max_turns=4)
-    told = replies(shop, first(shop), ["shop_price[pear]"] * 4)
-    assert [reply.observation for reply in told[:3]] == ["4"] * 3
-    verdict = told[3].verdict
+    shop = opened("tiny_shop", gold="calls", max_turns=5)
+    told = replies(shop, first(shop), ["shop_price[pear]"] * 5)
+    assert [reply.observation for reply in told[:4]] == ["4"] * 4
+    verdict = told[4].verdict
     assert not verdict.success and verdict.reward == 0.25, "its rewards are told all the same"
-    assert verdict.feedback == "It ran into the limit max_turns, and that is not enough: turns 4, asked 0.25, right 0."
+    assert verdict.feedback == "It ran into the limit max_turns, and that is not enough: turns 5, asked 0.25, right 0."
 
 
 def test_tools_are_called_by_text_and_natively(opened: Opener) -> None:
-    shop = opened("tiny_shop", gold="calls", max_turns=4)
+    shop = opened("tiny_shop", gold="calls", max_turns=5)
     task = first(shop)
     assert asyncio.run(first_observation(shop, task)).split("\n") == [
         task.prompt, "", "Tools, one call a turn; any other message is an answer, and so is finish[answer]:",
@@ -151,10 +151,11 @@ def test_tools_are_called_by_text_and_natively(opened: Opener) -> None:
     answer = asyncio.run(shop.gold(task))[-1]
     native = '{"name": "shop_multiply", "arguments": {"a": 6, "b": 7}}'
     unknown = '<tool_call>{"name": "buy", "arguments": {}}</tool_call>'
-    odd = ["shop_price[", 'shop_multiply[{"a": 1}]', unknown, "shop_price[kite]"]
+    odd = ["shop_price[", 'shop_multiply[{"a": 1}]', unknown, "Action: sell[fig]", "shop_price[kite]"]
     told = [reply.observation for reply in replies(shop, task, odd)]
     assert "with its brackets closed" in told[0] and "'b' is a required property" in told[1]
-    assert 'There is no tool "buy"' in told[2] and told[3] == "Error executing tool price: 'kite'"
+    assert 'There is no tool "buy"' in told[2] and 'There is no tool "sell"' in told[3]
+    assert told[4] == "Error executing tool price: 'kite'"
     assert replies(shop, task, [native])[0].observation == "42"
     played = replies(shop, task, ["Thought: ask first\nAction: shop_price[apple]", answer])
     assert played[-1].verdict.success, "text without a call is the answer" if answer.startswith("finish") else answer
@@ -164,7 +165,7 @@ def test_tools_are_called_by_text_and_natively(opened: Opener) -> None:
 
 def test_a_tasks_own_tools_have_its_state_and_end_with_it(opened: Opener) -> None:
     with Leftovers() as left:
-        basket = opened("tiny_basket", timeout_s=8.0)
+        basket = opened("tiny_basket")
         task = first(basket)
         thing = task.prompt.split()[2].rstrip(",")
         won = replies(basket, task, [f"buy[{thing}]", "I have it."])
@@ -174,7 +175,7 @@ def test_a_tasks_own_tools_have_its_state_and_end_with_it(opened: Opener) -> Non
         assert both[-1].verdict.reward == 0.0 and not both[-1].verdict.error, "the task's own @stop has ended it"
         assert len(left.processes()) == 2, "the worker and what forks its servers, but no server of an attempt that is over"
         died = replies(basket, task, ["buy[die]"])[-1].verdict
-        assert "nothing came back within 8 s" in died.error, "verifiers asks a server that is gone six times"
+        assert "ConnectError: All connection attempts failed" in died.error, "verifiers asks a server that is gone six times"
 
         async def killed() -> Any:
             world = await basket.start(task)
@@ -223,14 +224,14 @@ def test_what_cannot_be_played_is_one_sentence(tasksets: Path, tmp_path: Path, m
 
 def test_the_users_part_conforms(opened: Opener) -> None:
     """The last: it closes the environment."""
-    guess = opened("tiny_guess", gold="path", timeout_s=6.0)
+    guess = opened("tiny_guess", gold="path", timeout_s=15.0)
     report = asyncio.run(check(guess, num_tasks=2, perturb=lambda task, gold: [[*gold[:2], "77"]]))
     assert report.ok, str(report)
     assert not guess.room.exists()
 
 
 def test_tools_conform(opened: Opener) -> None:
-    shop = opened("tiny_shop", gold="calls", max_turns=4)
+    shop = opened("tiny_shop", gold="calls", max_turns=5)
     tasks = shop.tasks("train", limit=3)
 
     async def found() -> list[str]:

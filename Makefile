@@ -21,16 +21,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev,logic,math]"
 	@touch $(READY)
 
-$(WORLDS): $(READY)  # for the tests alone: where no wheels are cached ALFWorld's engine is compiled, which takes minutes
+# For the tests alone: where no wheels are cached ALFWorld's engine is compiled, which takes minutes. What is missing is noted,
+# and told before the tests each time.
+$(WORLDS): $(READY)
+	@: > $(WORLDS).new
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gymnasium,mcp]" || \
-		echo "NO BRIDGES: their packages could not be installed, so their tests will be skipped"
+		echo "NO BRIDGES: their packages could not be installed, so their tests are skipped (rm $(WORLDS) tries again)" >> $(WORLDS).new
 	@if command -v g++ >/dev/null && command -v cmake >/dev/null; then \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[alfworld]" || \
-			echo "NO ALFWORLD: its engine could not be installed, so its tests will be skipped"; \
+			echo "NO ALFWORLD: its engine could not be installed, so its tests are skipped (rm $(WORLDS) tries again)" >> $(WORLDS).new; \
 	else \
-		echo "NO ALFWORLD: its engine needs g++ and cmake, which are not here, so its tests will be skipped"; \
+		echo "NO ALFWORLD: its engine needs g++ and cmake, which are not here, so its tests are skipped" >> $(WORLDS).new; \
 	fi
-	@touch $(WORLDS)
+	@mv $(WORLDS).new $(WORLDS)
 
 demo: $(READY)  ## make a small model measurably better, and draw how
 	@if [ -e $(OUT)/run.json ]; then $(BIN)/kintsugi train --resume $(OUT); else $(BIN)/kintsugi train demo --out $(OUT); fi
@@ -39,9 +42,11 @@ demo-seeds: $(READY)  ## the same with three seeds, and the table with intervals
 	$(BIN)/python benchmarks/demo.py --seeds $(SEEDS)
 
 test: $(WORLDS)  ## the tests
+	@cat $(WORLDS)
 	$(BIN)/python -m pytest
 
 check: $(WORLDS)  ## what CI runs: ruff, pyright, import directions, tests
+	@cat $(WORLDS)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports

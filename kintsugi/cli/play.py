@@ -20,6 +20,7 @@ from kintsugi.errors import ConfigError, nearest
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 HUMAN, EXPERT = "human", "expert"
+MOST_TASKS = 10_000  # many worlds draw all tasks before the one that is asked for
 
 
 @app.command(
@@ -110,6 +111,8 @@ def _recorded(run: Path | None, environment: str, wanted: str) -> Any:
 def _task(environment: Any, split: str, wanted: str) -> Any:
     """Task number or id `wanted` of the split."""
     if wanted.isdigit():
+        if int(wanted) >= MOST_TASKS:
+            raise ConfigError(f"expected a task's number below {MOST_TASKS:,}, found --task {wanted}: or give the task's id")
         found = environment.tasks(split, limit=int(wanted) + 1)
         if len(found) > int(wanted):
             return found[int(wanted)]

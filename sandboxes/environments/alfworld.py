@@ -189,7 +189,7 @@ class Alfworld:
         if self.data is None:
             raise DataError(f"expected ALFWorld's data folder for the official task {task.id}: name it with the option data")
         root = self.data / "json_2.1.1" if (self.data / "json_2.1.1").is_dir() else self.data
-        return {"path": str(root / task.payload["path"])}
+        return {"path": str(root / task.payload["path"]), "sha256": task.payload.get("sha256", "")}
 
     async def start(self, task: Task) -> AlfworldWorld:
         """A fresh world. Its game is made ready with its first command. Raises MissingExtra without the engine."""

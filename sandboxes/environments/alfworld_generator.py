@@ -6,8 +6,9 @@
     first_observation(game)                     # what the engine will say first, without the engine
 
 Every game can be won as drawn: the thing lies where it can be found, the appliance is in the room, and the target holds
-such things. A room is its receptacles and how many there are of each; `split_of` gives each room to one split, so that
-no two splits share one. Numbers of things are drawn, so that "mug 2" says nothing about where it is.
+such things. A room is its kind, its receptacles and how many there are of each; `split_of` gives each room to one split,
+and no held-out one has the receptacles of another split's room, of whatever kind. Numbers of things are drawn, so that
+"mug 2" says nothing about where it is.
 
 The task sentences are those of ALFWorld (MIT, Copyright (c) 2020 Mohit Shridhar and others); rooms are this project's
 own, and results on them are never results on the benchmark. Left out: the engine, and any look at whether a policy wins.
@@ -102,9 +103,23 @@ def draw(
     Raises ValueError when a thousand draws give none, which bounds far too tight do."""
     for _ in range(1000):
         game = _draw(rng, task_type, receptacles, split, frozenset(without))
+        if game is not None and split == "heldout" and _looks_like_others(game):
+            # From a source of its own, so that the games after it stay what they are.
+            again = random.Random(str(game.to_plain()))
+            return draw(again, task_type, receptacles=receptacles, split=split, without=without)
         if game is not None:
             return game
     raise ValueError(f"no {task_type} game with {receptacles[0]} to {receptacles[1]} receptacles: widen the bounds")
+
+
+def _looks_like_others(game: AuthoredGame) -> bool:
+    """Whether another kind of room, in another split, may have the same receptacles: no observation tells their kinds."""
+    kinds = [kind for kind, _ in game.receptacles]
+    counts = Counter(kinds)
+    return any(
+        room != game.room and counts <= Counter(furniture) and split_of(room, kinds) != "heldout"
+        for room, furniture in rooms.FURNITURE.items()
+    )
 
 
 def _draw(

@@ -11,7 +11,6 @@ says that it is solvable. Left out: downloading (`alfworld-download` does it), a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from typing import Any, Final
 from kintsugi.errors import DataError, MissingSplit, nearest
 from kintsugi.sandboxes.environments.alfworld_prompt import first_observation
 from kintsugi.sandboxes.environments.alfworld_rooms import TASK_TYPES
-from kintsugi.sandboxes.environments.alfworld_worker import read_game_file
+from kintsugi.sandboxes.environments.alfworld_worker import file_digest, read_game_file
 
 GAME: Final = "game.tw-pddl"
 _MEND: Final = "`alfworld-download` brings the official folder json_2.1.1; name it with the option data"
@@ -94,7 +93,7 @@ def _described(path: Path, *_: tuple[int, int] | None) -> dict[str, Any]:
         "prompt": first_observation(_PLACED.findall(file["pddl_problem"]), file["task"]),
         "walkthrough": file["walkthrough"],
         "solvable": bool(file["solvable"]),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "sha256": file_digest(path),
     }
 
 

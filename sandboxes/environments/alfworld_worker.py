@@ -132,7 +132,7 @@ class Worker:
     def _start(self, game: Mapping[str, Any]) -> Engine:
         if self.engine == "shipped":
             shipped = self._idle.pop() if self._idle else Shipped()
-            shipped.load(game_file(game))
+            shipped.load(playable_file(game))
             return shipped
         return Play(self.game(game))
 
@@ -171,7 +171,7 @@ class Worker:
             return None  # a half-written or foreign file: made anew
 
     def _new(self, key: str, source: Mapping[str, Any]) -> Game:
-        file = game_file(source)
+        file = playable_file(source)
         try:
             plain = translated(file["pddl_domain"], file["pddl_problem"], file["task"])
         except DataError as error:
@@ -252,6 +252,22 @@ def game_file(source: Mapping[str, Any]) -> dict[str, Any]:
     return read_game_file(source["path"])
 
 
+def playable_file(source: Mapping[str, Any]) -> dict[str, Any]:
+    """`game_file` of what is to be played now. Raises GameBroken, also for a file that is another one than was listed."""
+    try:
+        file = game_file(source)
+        if source.get("sha256") and file_digest(source["path"]) != source["sha256"]:
+            raise DataError(f"{source['path']} was changed after its task was made: make the tasks anew")
+    except (DataError, OSError) as error:
+        raise GameBroken(str(error)) from None
+    return file
+
+
+def file_digest(path: str | Path) -> str:
+    """What a game file is known by: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
 def read_game_file(path: str | Path) -> dict[str, Any]:
     """An official `game.tw-pddl`; its grammar is read for the task's sentence and never evaluated."""
     try:
@@ -271,8 +287,11 @@ def _identity(source: Mapping[str, Any]) -> Any:
     """What tells one game's content from another's."""
     if "authored" in source:
         return source["authored"]
-    stat = os.stat(source["path"])
-    return [str(source["path"]), stat.st_size, stat.st_mtime_ns]
+    try:
+        stat = os.stat(source["path"])
+    except OSError as error:
+        raise GameBroken(f"{source['path']}: {error.strerror}") from None
+    return [str(source["path"]), source.get("sha256", ""), stat.st_size, stat.st_mtime_ns]
 
 
 def main(engine: str, cache: str) -> None:

@@ -6,8 +6,8 @@
 Accepted forms, in any letter case: `search[…]` on a line of its own, after `Action:` or `Action 2:`, with thoughts before
 it; and one native tool call as JSON, `{"name": "search", "arguments": {"title": "…"}}`, bare or between `<tool_call>` and
 `</tool_call>`. The first action of a text counts and what follows it is passed over: an agent that goes on to invent
-its observations gains nothing. The argument ends at the last `]` of its line, or where another action follows on it. A
-text of thoughts alone is a thought, as is `think[…]`.
+its observations gains nothing. The argument ends at the `]` that closes its bracket (the last one of the line where none
+does); Markdown's `**` and backticks may stand around. A text of thoughts alone is a thought, as is `think[…]`.
 Anything else is a `Step("unknown", why)`: nothing is ever raised. Left out: several actions in one message.
 """
 
@@ -26,12 +26,9 @@ ARGUMENTS: Final = {"search": "title", "lookup": "text", "finish": "answer"}
 HELP: Final = "You can: search[title], lookup[text], finish[answer], think: text."
 LONGEST_ACTION: Final = 20_000
 
-_ACTION: Final = re.compile(
-    r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish|think)\s?\[(.*?)\]"
-    r"(?=\s{0,9}(?:search|lookup|finish|think)\s?\[|[^\]]*$)",
-    re.IGNORECASE,
-)
-_OPEN: Final = re.compile(r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})(search|lookup|finish)\b", re.IGNORECASE)
+_BEGIN: Final = r"(?:^[\s*_`>]{0,9}|\baction\s?\d{0,3}\s?:[\s*_`]{0,9})"
+_ACTION: Final = re.compile(rf"{_BEGIN}(search|lookup|finish|think)\s?\[(.*\])", re.IGNORECASE)
+_OPEN: Final = re.compile(rf"{_BEGIN}(search|lookup|finish)\b", re.IGNORECASE)
 _THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
 _CALL: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 
@@ -53,7 +50,7 @@ def parse_action(text: str) -> Step:
         return called
     for line in text.splitlines():
         if found := _ACTION.search(line):
-            return _step(found[1].lower(), found[2])
+            return _step(found[1].lower(), _bracketed(found[2]))
         if opened := _OPEN.search(line):
             return Step("unknown", f"Write {opened[1].lower()}[…] with its brackets closed, on one line. {HELP}")
     if thought := _THOUGHT.match(text):
@@ -66,6 +63,16 @@ def parse_action(text: str) -> Step:
 def action_text(name: str, argument: str) -> str:
     """The text form of a tool call: `search[The Amber Gate]`, on one line."""
     return f"{name}[{' '.join(argument.split())}]"
+
+
+def _bracketed(rest: str) -> str:
+    """What stands before the `]` that closes a bracket opened just before `rest`."""
+    depth = 1
+    for index, char in enumerate(rest):
+        depth += (char == "[") - (char == "]")
+        if depth == 0:
+            return rest[:index]
+    return rest[: rest.rindex("]")]
 
 
 def _step(name: str, argument: str) -> Step:

@@ -40,6 +40,9 @@ TIMEOUT_S: Final = 30.0
 _PIECE: Final = 1 << 20
 _UNREADABLE: Final = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _PAGE: Final = (b"<!doctype html", b"<html")
+_TROUBLE: Final = {"message", "error", "errors", "detail"}
+_SHORT: Final = 4096
+"""Characters: shorter JSON with a field of _TROUBLE is what a server says when it does not give the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +171,10 @@ def _objection(path: Path, one: Download) -> str:
         return ""
     try:
         text = path.read_text(encoding="utf-8")
-        for piece in text.split("\n") if one.path.endswith(".jsonl") else [text]:
-            if piece.strip():
-                json.loads(piece)
+        pieces = text.split("\n") if one.path.endswith(".jsonl") else [text]
+        found = [json.loads(piece) for piece in pieces if piece.strip()]
+        if len(found) == 1 and isinstance(found[0], dict) and found[0].keys() & _TROUBLE and len(text) < _SHORT:
+            return f"expected {one.path}, found a message: {' '.join(text.split())[:200]}"
     except (ValueError, RecursionError) as error:
         return f"expected JSON, found what cannot be read as such ({error})"
     return ""

@@ -5,8 +5,8 @@
 
 The order matters: a relation tells of the *second* label as seen from the first. Thresholds are VPEval's: centres must
 differ by more than 5 pixels, areas by more than 5 % (and by less, to be the same); one pair that fits is enough. Its
-rules for counts (`count_skill`) run model text as Python; here the comparisons that this can mean are read instead,
-with what comes of the odd ones. Its oddities are kept and pointed out, since scores shall be comparable.
+rules for counts (`count_skill`) run model text as Python; here it is read as arithmetic, and never run. Its oddities are
+kept and pointed out, since scores shall be comparable.
 
 Where detections come from is not told here: `vpgen_judge.py` takes them from a layout. Source: Cho et al. 2023 (arXiv
 2305.15328) and its repository. Left out: `vqa`, and relations that VPEval asks a language model about ("skip").
@@ -14,10 +14,12 @@ Where detections come from is not told here: `vpgen_judge.py` takes them from a 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import ast
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 CENTRE_PIXELS: Final = 5
 AREA_SHARE: Final = 0.05
@@ -25,6 +27,17 @@ SPATIAL: Final = ("left", "right", "above", "below", "front", "behind")
 """Relations that are judged by detections, in the order in which they are looked for in the relation's text."""
 _NUMBERS: Final = {"one": "1", "two": "2", "three": "3", "four": "4"}
 _STRIPPED: Final = ".,?!*"
+_LONGEST_TARGET: Final = 200
+_LARGEST: Final = 1e12
+_SIGNS: Final = {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Not: operator.not_, ast.Invert: operator.invert}
+_COMPARED: Final[Mapping[type, Callable[[Any, Any], bool]]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}  # fmt: skip
+_COUNTED: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,21 +57,64 @@ def object_skill(detections: Sequence[Detection]) -> bool:
 def count_skill(detections: Sequence[Detection], target: str) -> bool:
     """Whether the number found fits `target`, such as "==3", ">1" or "three".
 
-    Oddities: a number alone is put behind the count ("3" with 2 found is 23), so any find passes; ">=", "<=" and "!="
-    are turned into what Python cannot read, so nothing passes."""
+    VPEval puts the target behind the number and runs that as Python: so "3" with 2 found is 23, and "2 or more" with 5 is
+    `52 or more`, both of which pass. What is no arithmetic, comparison or logic of numbers fails, as names do there."""
     for word, digit in _NUMBERS.items():
         target = target.replace(word, digit)
-    if not target.strip():
-        return len(detections) > 0
-    found = re.fullmatch(r"\s*(==|=|<|>|)\s*(\d{1,6})\s*", target)
-    if found is None or (target[:1].isspace() and found[1] in ("", "=")):
-        return False  # "2 3" and "2= =3" are no Python
-    sign, number, num_found = found[1], int(found[2]), len(detections)
-    if not sign:
-        return num_found > 0
-    if len(found[2]) > 1 and found[2].startswith("0") and number:
-        return False  # Python reads no 03
-    return {"<": num_found < number, ">": num_found > number}.get(sign, num_found == number)
+    if "=" in target and "==" not in target and not (">" in target and "<" in target):
+        target = f"={target}"
+    if len(target) > _LONGEST_TARGET:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "5or 6", which Python still reads
+            lines = ast.parse(f"x = {len(detections)}{target}").body
+        values = [_value(line.value) for line in lines if isinstance(line, ast.Assign | ast.Expr)]
+        names = [line.targets for line in lines if isinstance(line, ast.Assign)]
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+        return False
+    assigned = [value for line, value in zip(lines, values, strict=False) if isinstance(line, ast.Assign)]
+    alone = all(len(one) == 1 and isinstance(one[0], ast.Name) and one[0].id == "x" for one in names)
+    return len(values) == len(lines) and alone and bool(assigned[-1])
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of an expression of numbers, and of texts and tuples as they stand. Raises ValueError for others."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Tuple(elts=parts):
+            return tuple(_value(part) for part in parts)
+        case ast.UnaryOp(op=op, operand=inner):
+            return _SIGNS[type(op)](_value(inner))
+        case ast.BoolOp(op=op, values=parts):
+            found = _value(parts[0])
+            for part in parts[1:]:
+                if bool(found) == isinstance(op, ast.Or):
+                    return found  # what stands behind is not looked at
+                found = _value(part)
+            return found
+        case ast.Compare(left=first, ops=ops, comparators=others):
+            left = _value(first)
+            for op, other in zip(ops, others, strict=True):
+                right = _value(other)
+                if type(op) not in _COMPARED:
+                    raise ValueError("no comparison of numbers")
+                if not _COMPARED[type(op)](left, right):
+                    return False
+                left = right
+            return True
+        case ast.IfExp(test=test, body=body, orelse=other):
+            return _value(body if _value(test) else other)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _COUNTED:
+            return _COUNTED[type(op)](_number(_value(left)), _number(_value(right)))
+    raise ValueError("no arithmetic of numbers")
+
+
+def _number(value: Any) -> int | float:
+    if not isinstance(value, int | float) or abs(value) > _LARGEST:
+        raise ValueError("no number to count with")
+    return value
 
 
 def relation_named(text: str) -> str:

@@ -8,6 +8,8 @@
 bottom, next to) tells of `obj1` as seen from `obj2`, the reverse of VPEval's order. Counting: `{id, prompt, num_object:
 [[name, number], …], object_list: [[name, box], …]}`: a count for each name.
 
+The release repeats itself: 11 spatial captions of a slice's "train" stand in its "val" too, and are left out of "train".
+
 Source: Feng et al. 2023 (LayoutGPT, arXiv 2305.15393), https://github.com/weixi-feng/LayoutGPT. Left out: LayoutGPT's own
 measures (precision and recall of counts, a detector's relations): VPEval's checks judge here as elsewhere.
 """
@@ -37,13 +39,24 @@ def is_nsr1k(folder: Path) -> bool:
 
 
 def nsr1k_records(folder: Path, part: str, skills: Sequence[str]) -> Iterator[Row]:
-    """The records of a part ("train" or "val"), those of the named skills; of all that are there, without."""
+    """The records of a part ("train" or "val"), those of the named skills; of all that are there, without. Of "train", those
+    whose captions "val" has too are left out."""
+    heldout: set[str] = set()
+    if part == "train":
+        paths = [path for skill in _FOLDERS if (path := _path(folder, skill, "val")).is_file()]
+        found = [record for path in paths for record, _ in json_list(path, MEND)]
+        heldout = {_caption(record["prompt"]) for record in found if isinstance(record, Mapping) and "prompt" in record}
     for skill in _FOLDERS:
         path = _path(folder, skill, part)
         if skill in skills or (not skills and path.is_file()):
             for record, where in json_list(path, MEND):
-                texts(record, where, MEND, "prompt")
-                yield {**record, "nsr1k": skill}, where
+                (prompt,) = texts(record, where, MEND, "prompt")
+                if _caption(prompt) not in heldout:
+                    yield {**record, "nsr1k": skill}, where
+
+
+def _caption(prompt: Any) -> str:
+    return " ".join(str(prompt).lower().split())
 
 
 def checks_and_layout(record: Mapping[str, Any], where: str) -> tuple[list[Check], str]:

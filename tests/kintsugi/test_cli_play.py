@@ -169,6 +169,7 @@ def test_what_is_said_does_not_drive_the_terminal(tmp_path: Path) -> None:
         ("treasure_hunt --policy ./nowhere", "", 'called "./nowhere"'),
         ("treasure_hunt --policy endpoint", "", "set model.options.url"),
         ("treasure_hunt --task nine", "", 'is called "nine"'),
+        ("treasure_hunt --task 99999", "", "a task's number below 10,000"),
         ("treasure_hunt --split tran", "", 'did you mean "train"'),
         ("treasure_hunt --pause before:agnet", "", 'did you mean "before:agent"'),
         ("treasure_hunt temprature=1", "", 'did you mean "temperature"'),

@@ -48,6 +48,13 @@ def test_rooms_of_the_splits_are_disjoint_and_demonstrations_hold_things_back():
             if split == "demonstrations":
                 assert not {kind for kind, _, _ in game["things"]} & set(HELD_BACK)
     assert not rooms["train"] & rooms["heldout"] and not rooms["demonstrations"] & (rooms["train"] | rooms["heldout"])
+    # No observation names the kind of a room: held-out receptacles are those of no other split's room of any kind.
+    seen = {split: {room[1:] for room in rooms[split]} for split in rooms}
+    seen["train"] |= {
+        tuple(sorted(kind for kind, _ in task.payload["authored"]["receptacles"]))
+        for task in environment.tasks("train", limit=1500, seed=1)
+    }
+    assert not seen["heldout"] & (seen["train"] | seen["demonstrations"])
 
 
 def test_options_choose_types_sizes_and_wording():

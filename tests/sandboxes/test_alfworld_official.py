@@ -105,23 +105,41 @@ def test_a_changed_game_is_read_anew(tmp_path):
     assert after.payload["sentence"] == "put a spoon on the moon" and after.hash != before.hash
 
 
+def no_pddl(file: Path) -> None:
+    edited(file, pddl_problem=json.loads(file.read_text())["pddl_problem"].rstrip().rstrip(")"))
+
+
 @needs_engine
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_game_that_cannot_be_played_is_an_error_of_its_own_attempt(tmp_path, workers):
+@pytest.mark.parametrize(
+    ("spoil", "after", "told"),
+    [
+        (no_pddl, False, "simple-0/trial/game.tw-pddl: expected a PDDL"),
+        (lambda file: file.write_text("{"), True, "expected an ALFWorld game .*simple-0/trial/game.tw-pddl"),
+        (Path.unlink, True, "simple-0/trial/game.tw-pddl: No such file"),
+        (lambda file: edited(file, more=1), True, "simple-0/trial/game.tw-pddl was changed after its task was made"),
+    ],
+    ids=["no PDDL", "cut short", "gone", "replaced"],
+)
+def test_a_game_that_cannot_be_played_is_an_error_of_its_own_attempt(tmp_path, workers, spoil, after, told):
     broken, _ = official_folder(tmp_path, 2)
-    edited(broken, pddl_problem=json.loads(broken.read_text())["pddl_problem"].rstrip().rstrip(")"))
+    if not after:
+        spoil(broken)
     environment = opened(data=tmp_path, workers=workers)
     first, second = environment.tasks("train")
+    if after:
+        spoil(broken)
 
     async def main():
         worlds = Worlds(environment, timeout_s=30)
         await worlds.observe("a", first)
         await worlds.observe("b", second)
-        with pytest.raises(WorldBroke, match=r"GameBroken: .*pick_and_place_simple-0/trial/game.tw-pddl: expected a PDDL"):
+        with pytest.raises(WorldBroke, match=f"GameBroken: .*{told}"):
             await worlds.act("a", first, [], "look")
         assert (await worlds.act("b", second, [], "look")).observation and worlds.crashes == 2
-        with pytest.raises(DataError, match=r"simple-0/trial/game.tw-pddl: .*leave that game out"):
+        with pytest.raises(DataError, match=f"{told}.*leave that game out"):
             await environment.expert(first)
+        assert environment.pool.deaths == 0
         await environment.close()
 
     asyncio.run(main())

@@ -94,6 +94,7 @@ def there(folder: Path) -> list[str]:
         ({"url": "/x", "path": "q.zip", "unpack": True}, packed(spoilt=True), r"questions/train\.json in it is spoilt"),
         ({"url": "/x", "path": "a.jsonl"}, LINES[:-20], "cannot be read as such"),
         ({"url": "/x", "path": "a.json"}, b"", "found nothing"),
+        ({"url": "/x", "path": "a.json"}, b'{"message": "rate limited"}', "found a message: .*rate limited"),
         ({"url": "/x", "path": "a.json", "sha256": "0" * 64}, b"[]", "expected SHA-256 0000"),
     ],
 )

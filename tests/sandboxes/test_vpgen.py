@@ -288,7 +288,7 @@ def nsr1k(folder: Path, name: str, part: str, *records: Any) -> Path:
 def test_nsr1k_is_read_with_its_relation_turned_round(tmp_path: Path) -> None:
     nsr1k(tmp_path, "spatial", "train", CAT)
     nsr1k(tmp_path, "counting", "train", FORKS)
-    nsr1k(tmp_path, "counting", "val", {**FORKS, "id": 8})
+    nsr1k(tmp_path, "counting", "val", {**FORKS, "id": 8, "prompt": "two forks beside one cup"})
     environment = open_environment("vpgen", {"data": tmp_path})
     forks, cat = environment.tasks("train")
     assert [forks.id, cat.id] == ["vpgen-nsr1k-count-7", "vpgen-nsr1k-spatial-7"]
@@ -321,7 +321,9 @@ def test_every_gold_of_nsr1ks_slice_wins() -> None:
         pytest.skip(f"NSR-1K's files are not in {SHARED / 'nsr1k'}")
     environment = open_environment("vpgen", {"data": SHARED / "nsr1k"})
     result = asyncio.run(check_golds(environment))
-    assert result.ok and (result.splits["train"], result.splits["test"], result.without_gold) == (400, 200, 0), str(result)
+    assert result.ok and (result.splits["train"], result.splits["test"], result.without_gold) == (385, 200, 0), str(result)
+    assert not {task.prompt for task in environment.tasks("train")} & {task.prompt for task in environment.tasks("test")}
+    assert asyncio.run(check(environment, num_tasks=4)).ok
     golds = [(task.payload["layout"], asyncio.run(environment.gold(task)) or [""]) for task in environment.tasks("train")]
     own = [layout == gold[0] for layout, gold in golds]
     assert sum(own) / len(own) > 0.9  # the pictures' own boxes

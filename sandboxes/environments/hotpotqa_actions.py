@@ -4,19 +4,20 @@
     parse_action("think: the author was born in Avonmere")                   Step("think", "the author …")
 
 Accepted forms, in any letter case: `search[…]` on a line of its own, after `Action:` or `Action 2:`, with thoughts before
-it; and one native tool call as JSON, `{"name": "search", "arguments": {"title": "…"}}`, bare or between `<tool_call>` and
-`</tool_call>`. The first action of a text counts and what follows it is passed over: an agent that goes on to invent
-its observations gains nothing. The argument ends at the `]` that closes its bracket (the last one of the line where none
-does); Markdown's `**` and backticks may stand around. A text of thoughts alone is a thought, as is `think[…]`.
+it; and one native tool call as JSON, `{"name": "search", "arguments": {"title": "…"}}` (`native_call`). The first action of
+a text counts and what follows it is passed over: an agent that goes on to invent its observations gains nothing. The
+argument ends at the `]` that closes its bracket (the last one of the line where none does); Markdown's `**` and backticks
+may stand around. A text of thoughts alone is a thought, as is `think[…]`.
 Anything else is a `Step("unknown", why)`: nothing is ever raised. Left out: several actions in one message.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from kintsugi.sandboxes.environments.native_call import native_call, read_json
 
 Kind = Literal["search", "lookup", "finish", "think", "unknown"]
 
@@ -30,7 +31,6 @@ _BEGIN: Final = r"(?:^[\s*_`>]{0,9}|\baction\s?\d{0,3}\s?:[\s*_`]{0,9})"
 _ACTION: Final = re.compile(rf"{_BEGIN}(search|lookup|finish|think)\s?\[(.*\])", re.IGNORECASE)
 _OPEN: Final = re.compile(rf"{_BEGIN}(search|lookup|finish)\b", re.IGNORECASE)
 _THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
-_CALL: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,10 @@ def _step(name: str, argument: str) -> Step:
 
 def _tool_call(text: str) -> Step | None:
     """The step of a native call, None when the text is none."""
-    tagged = _CALL.search(text)
-    inner = tagged[1] if tagged else text
-    if not tagged and not inner.lstrip().startswith("{"):
+    found = native_call(text)
+    if found is None:
         return None
-    call = _json(inner)
+    call, tagged = found
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         wanted = '{"name": "search", "arguments": {"title": "…"}}'
         return Step("unknown", f"A tool call looks like {wanted}. {HELP}") if tagged else None
@@ -99,15 +98,8 @@ def _tool_call(text: str) -> Step | None:
         return Step("unknown", f"There is no such tool. {HELP}")
     given = call.get("arguments", call.get("parameters"))
     if isinstance(given, str):
-        given = _json(given) if given.lstrip().startswith("{") else {ARGUMENTS[name]: given}
+        given = read_json(given) if given.lstrip().startswith("{") else {ARGUMENTS[name]: given}
     values = [value for value in given.values() if isinstance(value, str)] if isinstance(given, dict) else []
     if not isinstance(given, dict) or len(values) != 1:
         return Step("unknown", f'{name} takes one text, "{ARGUMENTS[name]}". {HELP}')
     return _step(name, values[0])
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -5,7 +5,7 @@
     parse_call("finish[5]", tools)                                             Step("finish", argument="5")
 
 Accepted, as for HotpotQA: `name[…]` on a line of its own or after `Action:`, and one native call as JSON,
-`{"name": …, "arguments": {…}}`, bare or between `<tool_call>` tags. Between the brackets stands a JSON object; a tool with
+`{"name": …, "arguments": {…}}` (`native_call`). Between the brackets stands a JSON object; a tool with
 one argument also takes its bare value, and one that needs none takes nothing. `finish[answer]` ends the attempt and
 `think: …` is a thought. Arguments that do not fit the tool's schema and anything else are `Step("unknown", argument=why)`:
 nothing is raised. Left out: several calls in one message (the first counts).
@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from kintsugi.sandboxes.environments.native_call import native_call, read_json
 from kintsugi.sandboxes.environments.printed_number import readable
 
 LONGEST_ACTION: Final = 20_000
 _START: Final = r"(?:^\s{0,9}|\baction\s?\d{0,3}\s?:\s{0,9})"
 _THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
-_TAGGED: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 
 Schemas = Mapping[str, Mapping[str, Any]]
 """Tool name → JSON schema of its arguments."""
@@ -93,7 +93,7 @@ def _bracketed(name: str, inside: str, tools: Schemas, usable: str) -> Step:
     if name == "finish":
         return _finish(inside, usable)
     properties: Mapping[str, Any] = tools[name].get("properties") or {}
-    read = _json(inside)
+    read = read_json(inside)
     if isinstance(read, dict) and not (len(properties) == 1 and set(read) != set(properties)):
         return _call(name, read, tools, usable)
     if len(properties) == 1:
@@ -108,18 +108,17 @@ def _bracketed(name: str, inside: str, tools: Schemas, usable: str) -> Step:
 
 def _native(text: str, tools: Schemas, usable: str) -> Step | None:
     """The step of a native call, None when the text is none."""
-    tagged = _TAGGED.search(text)
-    inner = tagged[1] if tagged else text
-    if not tagged and not inner.lstrip().startswith("{"):
+    found = native_call(text)
+    if found is None:
         return None
-    call = _json(inner)
+    call, tagged = found
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         wanted = '{"name": …, "arguments": {…}}'
         return Step("unknown", argument=f"A tool call looks like {wanted}. {usable}") if tagged else None
     name = _known(call["name"].strip(), tools)
     given = call.get("arguments", call.get("parameters", {}))
     if isinstance(given, str):
-        given = _json(given) if given.lstrip().startswith("{") else {"answer": given} if name == "finish" else None
+        given = read_json(given) if given.lstrip().startswith("{") else {"answer": given} if name == "finish" else None
     if not isinstance(given, dict):
         return Step("unknown", argument=f"The arguments of a tool call are a JSON object. {usable}")
     if name == "finish":
@@ -157,10 +156,3 @@ def _objection(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return ""
     where = ".".join(str(part) for part in found.absolute_path)
     return readable(f"{where}: {found.message}" if where else found.message, 200)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

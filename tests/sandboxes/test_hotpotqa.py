@@ -133,6 +133,8 @@ def test_lookup_goes_on_and_starts_anew() -> None:
         ('{"name": "search", "arguments": {"title": "Tarn"}}', "search", "Tarn"),
         ('<tool_call>\n{"name": "finish", "arguments": "{\\"answer\\": \\"no\\"}"}\n</tool_call>', "finish", "no"),
         ('I call <tool_call>{"name": "lookup", "parameters": {"text": "sea"}}', "lookup", "sea"),
+        ('```json\n{"name": "search", "arguments": {"title": "Tarn"}}\n```', "search", "Tarn"),
+        ('[{"name": "search", "arguments": {"title": "Tarn"}}, {"name": "finish"}]', "search", "Tarn"),
         ("search[]", "unknown", "search[] needs its title"),
         ("search[Tarn", "unknown", "brackets closed"),
         ("Action: search Tarn", "unknown", "brackets closed"),

@@ -66,7 +66,7 @@ def test_another_thread_and_another_loop_begin_the_work() -> None:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     async def both() -> list[str]:
-        return await asyncio.gather(bounded(turn(), 0.45), bounded(turn(), 0.45))
+        return list(await asyncio.gather(bounded(turn(), 0.45), bounded(turn(), 0.45)))
 
     assert len(set(asyncio.run(both()))) == 1
     threads.shutdown()

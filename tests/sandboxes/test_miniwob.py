@@ -222,10 +222,11 @@ def test_failed_attempts_leave_a_picture_where_it_is_asked_for(tmp_path: Path) -
         assert verdict_on(environment, task, "agent.click_xpath('//button[1]')").success and not folder.exists()
         assert not verdict_on(environment, task, "agent.click_xpath('//button[2]')").success
         assert not verdict_on(environment, task, "agent.press('tab')").success
+        assert not verdict_on(environment, task, "import os").success  # nothing of it ran: the page at its start
     finally:
         asyncio.run(environment.close())
     pictures = sorted(folder.iterdir())
-    assert len(pictures) == 2 and all(path.name.startswith("click-test-2-50-") for path in pictures)
+    assert len(pictures) == 3 and all(path.name.startswith("click-test-2-50-") for path in pictures)
     for path in pictures:
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG") and struct.unpack(">II", data[16:24]) == (320, 420)

@@ -151,6 +151,10 @@ def _config(where: str, overrides: Sequence[str], policy: str | None, recipe: st
         values = merged(_from_recipe(loaded, values["environment"]["name"]), values)
     values = merged(values, {"model": _player(policy or (str(run) if run is not None else HUMAN))})
     config = validate(PlayConfig, with_overrides(values, overrides), "kintsugi play")
+    options = config.environment.options
+    for option in ("data", "corpus"):  # a session may be opened again from elsewhere
+        if isinstance(given := options.get(option), str) and given not in ("hub", "bundled") and Path(given).exists():
+            options[option] = str(Path(given).resolve())
     return config, split or (loaded.environment.train_split if loaded is not None and run is not None else "train"), run
 
 

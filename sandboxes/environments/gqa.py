@@ -259,11 +259,13 @@ def _checked_scene(scene: Any, image: str) -> Any:
         isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in objects.values()
     ):
         raise DataError(f'picture {image}: expected a scene graph with "objects" that have names, found none; {_MEND}')
+    if not all(_is_number(scene.get(side, 0)) for side in ("width", "height")):
+        raise DataError(f"picture {image}: expected numbers as width and height, found something else; {_MEND}")
     for key, one in objects.items():
         sides = [one[side] for side in ("x", "y", "w", "h") if side in one]
         words = one.get("attributes", [])
         said = one.get("relations", [])
-        if any(isinstance(side, bool) or not isinstance(side, int | float) for side in sides):
+        if not all(map(_is_number, sides)):
             wanted = "numbers as x, y, w and h"
         elif not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             wanted = "a list of texts as attributes"
@@ -276,3 +278,7 @@ def _checked_scene(scene: Any, image: str) -> Any:
             continue
         raise DataError(f"picture {image}: expected of the object {key} {wanted}, found something else; {_MEND}")
     return scene
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kintsugi.cli.play import _player, app
+from kintsugi.cli.play import _config, _player, app
 from kintsugi.cli.play_screen import COMMANDS
 from kintsugi.errors import ConfigError, KintsugiError
 from kintsugi.ledger import Ledger
@@ -152,6 +152,14 @@ def test_a_model_named_by_a_relative_path_is_found_from_elsewhere(tmp_path: Path
     Path("model").mkdir()
     assert _player("model")["options"]["path"] == str(tmp_path / "model")
     assert _player("owner/name")["options"]["path"] == "owner/name"
+
+
+def test_data_named_by_a_relative_path_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for given, kept in (("mine", str(tmp_path / "mine")), ("bundled", "bundled")):
+        config, _, _ = _config("hotpotqa", [f"environment.options.data={given}"], None, None, None)
+        assert config.environment.options["data"] == kept
 
 
 def test_what_is_said_does_not_drive_the_terminal(tmp_path: Path) -> None:

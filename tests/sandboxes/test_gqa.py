@@ -237,6 +237,21 @@ def test_bad_records_are_told(tmp_path: Path, change: dict[str, Any], sentence: 
         open_environment("gqa", {"data": tmp_path}).tasks("train")
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ({"width": "wide"}, "numbers as width and height"),
+        ({"objects": {"1": {"name": "cat", "x": "a"}}}, "of the object 1 numbers as x, y, w and h"),
+        ({"objects": {"1": {"name": "cat", "attributes": None}}}, "a list of texts as attributes"),
+        ({"objects": {"1": {"name": "cat", "relations": [{"name": "on"}]}}}, "relations with a name and an object"),
+    ],
+)
+def test_half_a_scene_is_told(tmp_path: Path, spoilt: Any, told: str) -> None:
+    written(tmp_path, "train", {"1": QUESTION}, {"7": {**SCENE, **spoilt}})
+    with pytest.raises(DataError, match=f"picture 7: expected .*{told}"):
+        open_environment("gqa", {"data": tmp_path}).tasks("train")
+
+
 def test_bad_scenes_files_and_options_are_told(tmp_path: Path) -> None:
     written(tmp_path, "train", {"1": QUESTION}, {"7": {"objects": {"1": {}}}})
     with pytest.raises(DataError, match='a scene graph with "objects"'):

@@ -21,14 +21,7 @@ from kintsugi.agents.policies.policy import ChatMessage, Completion, Request, Sa
 from kintsugi.agents.roles import Prompt, Role
 from kintsugi.errors import ContextTooLong
 from kintsugi.graphs.episode_config import EpisodeConfig, RepairConfig
-from kintsugi.graphs.episode_state import (
-    Attempt,
-    EpisodeState,
-    failed_attempt,
-    finish_attempt,
-    new_attempt,
-    task_of,
-)
+from kintsugi.graphs.episode_state import Attempt, EpisodeState, failed_attempt, finish_attempt, new_attempt, noted, task_of
 from kintsugi.graphs.turn_repair import ASKED, done_again, kept_messages, note_taker, num_kept, placed, turns
 from kintsugi.graphs.worlds import WorldBroke, Worlds
 from kintsugi.records import (
@@ -155,7 +148,7 @@ class _Environment:
         elif feedback := self.cast.episode.out_of_turns(len(actions), self.cast.max_turns, _texts(attempt, "observation")):
             verdict, stop = Verdict(success=False, reward=0.0, feedback=feedback), "truncated"
         if verdict is None:
-            return _went(state, "environment", attempt)
+            return _went(state, "environment", noted(attempt, self.cast.worlds.broke(attempt_key(state))))
         if attempt.get("cut") and not verdict.success:
             stop, told = "truncated", f"{verdict.feedback}\n{CUT_OFF}".strip()
             verdict = dataclasses.replace(verdict, feedback=told)
@@ -181,7 +174,8 @@ class _Environment:
 
     async def _end(self, state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> EpisodeState:
         await self.cast.worlds.leave(attempt_key(state))
-        trajectory = finish_attempt(state, attempt, verdict, stop, self.cast.worlds.broke(attempt_key(state)))
+        attempt = noted(attempt, self.cast.worlds.broke(attempt_key(state)))
+        trajectory = finish_attempt(state, attempt, verdict, stop)
         state = _went(state, "environment", None)
         return {**state, "attempts": [*state["attempts"], to_plain(trajectory)]}
 

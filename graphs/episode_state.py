@@ -56,12 +56,13 @@ class EpisodePlan:
 
 
 class Attempt(TypedDict):
-    """An attempt in progress. messages: plain records, reflections in its context included."""
+    """An attempt in progress. messages: plain records, reflections in its context included. crashes: why its world broke."""
 
     stage: Stage
     parent_id: str | None
     messages: list[dict[str, Any]]
     cost: dict[str, Any]
+    crashes: NotRequired[list[str]]
 
 
 class EpisodeState(TypedDict):
@@ -99,9 +100,12 @@ def failed_attempt(state: EpisodeState) -> Trajectory | None:
     return from_plain(Trajectory, plain) if plain else None
 
 
-def finish_attempt(
-    state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop, crashes: tuple[str, ...] = ()
-) -> Trajectory:
+def noted(attempt: Attempt, reasons: Sequence[str]) -> Attempt:
+    """The attempt with these crashes of its world on record."""
+    return {**attempt, "crashes": [*attempt.get("crashes", ()), *reasons]} if reasons else attempt
+
+
+def finish_attempt(state: EpisodeState, attempt: Attempt, verdict: Verdict, stop: Stop) -> Trajectory:
     """The finished attempt as a record; soft reward = mean log-probability of all its sampled tokens, kept turns' too."""
     plan = state["plan"]
     messages = tuple(message_from_plain(message) for message in attempt["messages"])
@@ -121,7 +125,7 @@ def finish_attempt(
         feedback=verdict.feedback,
         parent_id=attempt["parent_id"],
         cost=from_plain(Cost, attempt["cost"]),
-        crashes=crashes,
+        crashes=tuple(attempt.get("crashes", ())),
     )
     tokens = [action.tokens for action in trajectory.actions if action.tokens is not None]
     logprobs = [logprob for item in tokens for logprob in item.logprobs]

@@ -143,9 +143,14 @@ def info_of(path: Path, values: dict[str, Any]) -> SessionInfo:
     names = ("id", "created", "updated", "environment", "task_id", "policy", "points", "lines", "turns", "next")
     try:
         kept = {name: values[name] for name in names}
+        told = {name: tuple(values.get(name, ())) for name in ("stops", "committed")}
+        if not all(isinstance(kept[name], str) for name in names[:6]) or not isinstance(kept["next"], str):
+            raise TypeError("no text where one belongs")
+        return SessionInfo(path=path, **told, **kept)
     except KeyError as error:
         raise RunError(f"{path} is no session: its row has no {error.args[0]}") from None
-    return SessionInfo(path=path, stops=tuple(values.get("stops", ())), committed=tuple(values.get("committed", ())), **kept)
+    except TypeError as error:
+        raise RunError(f"{path} is no session: its row is damaged ({error})") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -120,8 +120,8 @@ class PlaySession:
             await session._read_new()
             if not session.points:
                 raise RunError(f"the session {path} was left before its first point: begin another one")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:  # what a damaged checkpoint is read as
-            await session.close()
+        except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            await session.close()  # one of its checkpoints is damaged
             raise RunError(f"{path} is no whole session ({error!r}): restore it, or begin another one") from None
         except BaseException:
             await session.close()

@@ -76,7 +76,7 @@ class Worlds:
                 self.crashes += 1
 
     def broke(self, key: str) -> tuple[str, ...]:
-        """Why the world of an attempt that is over broke, each time; told once."""
+        """Why the world of an attempt broke since this was last asked, each time."""
         return tuple(self._broke.pop(key, ()))
 
     async def close(self) -> None:

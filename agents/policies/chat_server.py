@@ -26,7 +26,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kintsugi.agents.policies.policy import ChatMessage, Completion, Policy, Request, Sampling, live
-from kintsugi.errors import KintsugiError, PolicyError
+from kintsugi.errors import ContextTooLong, KintsugiError, PolicyError
 
 _log = logging.getLogger(__name__)
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -250,6 +250,8 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPException as error:
         return _error(error.status, error.reason)
+    except ContextTooLong as error:  # in the words and with the code that clients know it by
+        return _error(400, f"context length exceeded: {error}", "messages", "context_length_exceeded")
     except KintsugiError as error:
         return _error(500, str(error), kind="policy_error")
     except Exception as error:  # the boundary of the server: a client gets an answer, the log gets the traceback

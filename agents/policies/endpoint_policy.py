@@ -31,7 +31,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kintsugi.agents.policies.endpoint_client import CHECK_OPTIONS, TRY_AGAIN, EndpointClient, StatusError
-from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
+from kintsugi.agents.policies.policy import TOO_LONG, ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.agents.policies.tool_calls import Tools, open_tools, openai_calls
 from kintsugi.errors import ContextTooLong, PolicyError, nearest
@@ -39,7 +39,6 @@ from kintsugi.errors import ContextTooLong, PolicyError, nearest
 OWNERS_WITH_ADDITIONS = ("vllm", "kintsugi")
 """`owned_by` of the servers that are known to have vLLM's additions."""
 
-_TOO_LONG = re.compile(r"context.?(length|window|size)|(prompt|input|request) is (too|longer)", re.IGNORECASE)
 _WAYS_OUT = {
     "logprobs": "logprobs=false mends it",
     "return_token_ids": "additions=false mends it",
@@ -325,7 +324,7 @@ def _models(reply: Any) -> list[dict[str, Any]]:
 
 def _objection(error: StatusError, sent: Mapping[str, Any]) -> PolicyError:
     """What a server does not take, with the option that mends it where its words name one."""
-    if _TOO_LONG.search(error.body):
+    if TOO_LONG.search(error.body):
         return ContextTooLong(str(error))
     found = [(match.start(), name) for name in sent if (match := _mention(name, error.body))]
     if not found:

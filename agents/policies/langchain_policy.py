@@ -24,10 +24,10 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.agents.policies.policy import ChatMessage, Completion, Request
+from kintsugi.agents.policies.policy import TOO_LONG, ChatMessage, Completion, Request
 from kintsugi.agents.policies.stop_strings import cut_at_stop
 from kintsugi.agents.policies.tool_calls import Tools, langchain_calls, open_tools
-from kintsugi.errors import ConfigError, PolicyError, nearest
+from kintsugi.errors import ConfigError, ContextTooLong, PolicyError, nearest
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -93,6 +93,8 @@ class LangChainPolicy:
             raise
         except Exception as error:  # a third party's model raises what it likes
             said = " ".join(str(error).split())[:200]
+            if TOO_LONG.search(str(error)):
+                raise ContextTooLong(f"{self.name}: {said}") from None
             raise PolicyError(
                 f"{self.name} failed with {type(error).__name__}: {said or 'no message'}. Expected an answer: check "
                 f"the model's key, address and options."

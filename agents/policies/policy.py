@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from kintsugi.config import check_arguments
 from kintsugi.errors import ConfigError, missing_extra, nearest
+
+TOO_LONG = re.compile(r"context.?(length|window|size)|(prompt|input|request) is (too|longer)", re.IGNORECASE)
+"""How servers and libraries say that a chat has outgrown its model."""
 
 
 class ChatMessage(TypedDict):

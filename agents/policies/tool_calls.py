@@ -53,7 +53,7 @@ class Tools:
         if not calls:
             return content
         name, arguments = calls[0]
-        written = f"{name}[{_argument(arguments)}]"
+        written = f"{name}[{_argument(arguments, self._arguments.get(name, ()))}]"
         thought = _one_line(content)
         return f"Thought: {thought}\nAction: {written}" if thought else written
 
@@ -124,7 +124,10 @@ def langchain_calls(answer: Any) -> list[Call]:
     return calls + [(call["name"] or "", call["args"] or "") for call in answer.invalid_tool_calls]
 
 
-def _argument(arguments: Any) -> str:
+def _argument(arguments: Any, names: Sequence[str]) -> str:
+    """The bare value of a tool's only argument (a number as JSON has it, what else was given left out), else all as JSON."""
+    if isinstance(arguments, Mapping) and len(names) == 1 and isinstance(only := arguments.get(names[0]), str | int | float):
+        return _one_line(only if isinstance(only, str) else json.dumps(only))
     if isinstance(arguments, Mapping) and len(arguments) == 1 and isinstance(only := next(iter(arguments.values())), str):
         return _one_line(only)
     if isinstance(arguments, Mapping):

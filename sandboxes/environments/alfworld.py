@@ -41,7 +41,7 @@ from kintsugi.sandboxes.environments.alfworld_pool import Pool
 from kintsugi.sandboxes.environments.alfworld_prompt import brief, listed
 from kintsugi.sandboxes.environments.alfworld_rooms import HELD_BACK, TASK_TYPES
 from kintsugi.sandboxes.environments.alfworld_text import require_engine
-from kintsugi.sandboxes.environments.alfworld_worker import GameBroken, read_game_file
+from kintsugi.sandboxes.environments.alfworld_worker import GameBroken, playable_file
 from kintsugi.sandboxes.environments.environment import Reply
 
 OFFICIAL_WORKERS: Final = 2
@@ -199,7 +199,10 @@ class Alfworld:
     async def gold(self, task: Task) -> Sequence[str] | None:
         """Official games: the walkthrough stored with them, which knows where things are. Authored: the expert's."""
         if "path" in task.payload:
-            walkthrough = read_game_file(self.game(task)["path"])["walkthrough"]
+            try:
+                walkthrough = playable_file(self.game(task))["walkthrough"]
+            except GameBroken as error:
+                raise DataError(f"{error}: leave that game out") from None
             return tuple(walkthrough) if walkthrough else None
         return await self.expert(task)
 

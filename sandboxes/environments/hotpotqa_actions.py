@@ -13,11 +13,12 @@ Anything else is a `Step("unknown", why)`: nothing is ever raised. Left out: sev
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from kintsugi.sandboxes.environments.native_call import native_call, read_json
+from kintsugi.sandboxes.environments.native_call import NativeCall, native_call, read_json
 
 Kind = Literal["search", "lookup", "finish", "think", "unknown"]
 
@@ -29,7 +30,10 @@ LONGEST_ACTION: Final = 20_000
 
 _BEGIN: Final = r"(?:^[\s*_`>]{0,9}|\baction\s?\d{0,3}\s?:[\s*_`]{0,9})"
 _ACTION: Final = re.compile(rf"{_BEGIN}(search|lookup|finish|think)\s?\[(.*\])", re.IGNORECASE)
-_OPEN: Final = re.compile(rf"{_BEGIN}(search|lookup|finish)\b", re.IGNORECASE)
+_OPEN: Final = re.compile(
+    rf"{_BEGIN}(search|lookup|finish)\s?\[|\baction\s?\d{{0,3}}\s?:[\s*_`]{{0,9}}(search|lookup|finish)\b",
+    re.IGNORECASE,
+)
 _THOUGHT: Final = re.compile(r"\s*(?:think|thought)\s?\d{0,3}\s?:", re.IGNORECASE)
 
 
@@ -45,14 +49,17 @@ def parse_action(text: str) -> Step:
     """The one step that `text` asks for; see the module."""
     if len(text) > LONGEST_ACTION:
         return Step("unknown", f"An action of {len(text)} characters is too long. {HELP}")
-    called = _tool_call(text)
-    if called is not None:
-        return called
+    call = native_call(text)
+    if call is not None and not any(_ACTION.search(line) for line in text[: call.start].splitlines()):
+        called = _tool_call(call)
+        if called is not None:
+            return called
     for line in text.splitlines():
         if found := _ACTION.search(line):
             return _step(found[1].lower(), _bracketed(found[2]))
         if opened := _OPEN.search(line):
-            return Step("unknown", f"Write {opened[1].lower()}[…] with its brackets closed, on one line. {HELP}")
+            tool = (opened[1] or opened[2]).lower()
+            return Step("unknown", f"Write {tool}[…] with its brackets closed, on one line. {HELP}")
     if thought := _THOUGHT.match(text):
         return Step("think", text[thought.end() :].strip())
     if not text.strip():
@@ -66,7 +73,10 @@ def action_text(name: str, argument: str) -> str:
 
 
 def _bracketed(rest: str) -> str:
-    """What stands before the `]` that closes a bracket opened just before `rest`."""
+    """What stands before the `]` that closes a bracket opened just before `rest`; where more close than open, before the
+    last one."""
+    if rest.count("]") > rest.count("[") + 1:
+        return rest[: rest.rindex("]")]
     depth = 1
     for index, char in enumerate(rest):
         depth += (char == "[") - (char == "]")
@@ -84,15 +94,12 @@ def _step(name: str, argument: str) -> Step:
     return Step(name, argument)  # type: ignore[arg-type]
 
 
-def _tool_call(text: str) -> Step | None:
-    """The step of a native call, None when the text is none."""
-    found = native_call(text)
-    if found is None:
-        return None
-    call, tagged = found
+def _tool_call(found: NativeCall) -> Step | None:
+    """The step of a native call, None when that is none."""
+    call = found.value
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         wanted = '{"name": "search", "arguments": {"title": "…"}}'
-        return Step("unknown", f"A tool call looks like {wanted}. {HELP}") if tagged else None
+        return Step("unknown", f"A tool call looks like {wanted}. {HELP}") if found.marked else None
     name = call["name"].strip().lower()
     if name not in ARGUMENTS:
         return Step("unknown", f"There is no such tool. {HELP}")
@@ -100,6 +107,7 @@ def _tool_call(text: str) -> Step | None:
     if isinstance(given, str):
         given = read_json(given) if given.lstrip().startswith("{") else {ARGUMENTS[name]: given}
     values = [value for value in given.values() if isinstance(value, str)] if isinstance(given, dict) else []
-    if not isinstance(given, dict) or len(values) != 1:
+    value = given.get(ARGUMENTS[name], values[0] if len(values) == 1 else None) if isinstance(given, dict) else None
+    if not isinstance(value, str | int | float):
         return Step("unknown", f'{name} takes one text, "{ARGUMENTS[name]}". {HELP}')
-    return _step(name, values[0])
+    return _step(name, value if isinstance(value, str) else json.dumps(value))

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from kintsugi.sandboxes.environments.native_call import native_call, read_json
+from kintsugi.sandboxes.environments.native_call import NativeCall, native_call, read_json
 from kintsugi.sandboxes.environments.printed_number import readable
 
 LONGEST_ACTION: Final = 20_000
@@ -56,12 +56,14 @@ def find_call(text: str, tools: Schemas) -> Step | None:
     usable = usage(tools)
     if len(text) > LONGEST_ACTION:
         return Step("unknown", argument=f"An action of {len(text)} characters is too long. {usable}")
-    native = _native(text, tools, usable)
-    if native is not None:
-        return native
     names = "|".join(re.escape(name) for name in sorted([*tools, "finish"], key=len, reverse=True))
     whole = re.compile(rf"{_START}({names})\s?\[(.*)\]", re.IGNORECASE)
     opened = re.compile(rf"{_START}({names})(?![\w-])", re.IGNORECASE)
+    call = native_call(text)
+    if call is not None and not any(whole.search(line) for line in text[: call.start].splitlines()):
+        native = _native(call, tools, usable)
+        if native is not None:
+            return native
     for line in text.splitlines():
         if found := whole.search(line):
             return _bracketed(_known(found[1], tools), found[2].strip(), tools, usable)
@@ -106,15 +108,12 @@ def _bracketed(name: str, inside: str, tools: Schemas, usable: str) -> Step:
     return Step("unknown", argument=f"{name} takes a JSON object between its brackets: {signature(name, tools[name])}.")
 
 
-def _native(text: str, tools: Schemas, usable: str) -> Step | None:
-    """The step of a native call, None when the text is none."""
-    found = native_call(text)
-    if found is None:
-        return None
-    call, tagged = found
+def _native(found: NativeCall, tools: Schemas, usable: str) -> Step | None:
+    """The step of a native call, None when that is none."""
+    call = found.value
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         wanted = '{"name": …, "arguments": {…}}'
-        return Step("unknown", argument=f"A tool call looks like {wanted}. {usable}") if tagged else None
+        return Step("unknown", argument=f"A tool call looks like {wanted}. {usable}") if found.marked else None
     name = _known(call["name"].strip(), tools)
     given = call.get("arguments", call.get("parameters", {}))
     if isinstance(given, str):

@@ -1,29 +1,46 @@
 """A native tool call as models write it in text: JSON between `<tool_call>` tags, in a Markdown fence, or bare.
 
-    native_call('<tool_call>{"name": "search", "arguments": {"title": "Tarn"}}</tool_call>')    ({"name": …}, True)
-    native_call("Thought: hm")                                                                   None
+    native_call('<tool_call>{"name": "search", "arguments": {"title": "Tarn"}}</tool_call>').value    {"name": …}
+    native_call("Thought: hm")                                                                         None
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 _TAGGED: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
-_FENCED: Final = re.compile(r"\s*```[a-z_]{0,12}\s*\n(.*?)```", re.DOTALL)
+_FENCED: Final = re.compile(r"^```[A-Za-z_]{0,12}[ \t]*\n(.*?)```", re.DOTALL | re.MULTILINE)
+_BEGINS: Final = re.compile(r"^\s*[\[{](?=\s*[\"{\[}])", re.MULTILINE)
 
 
-def native_call(text: str) -> tuple[Any, bool] | None:
-    """(the JSON value, whether tags mark it as a call), None when the text holds none. Of several calls the first; a value
-    that cannot be read is None. Never raises."""
+@dataclass(frozen=True)
+class NativeCall:
+    """value: what its JSON says, of several calls the first; None for what cannot be read between tags. marked: by tags.
+    start: where it begins in the text."""
+
+    value: Any
+    marked: bool
+    start: int
+
+
+def native_call(text: str) -> NativeCall | None:
+    """The call in the text, None when there is none. Thoughts may stand on the lines before. Never raises."""
     tagged = _TAGGED.search(text)
-    fenced = None if tagged else _FENCED.match(text)
-    inner = tagged[1] if tagged else fenced[1] if fenced else text
-    if not tagged and not inner.lstrip().startswith(("{", "[{")):
-        return None
-    value = read_json(inner)
-    return (value[0] if isinstance(value, list) and value else value), bool(tagged)
+    fenced = None if tagged else _FENCED.search(text)
+    found = tagged or fenced
+    inner, start = (found[1], found.start()) if found else (text, 0)
+    begins = _BEGINS.search(inner)
+    if begins is not None:
+        try:
+            value, _ = json.JSONDecoder().raw_decode(inner, begins.end() - 1)
+            first = value[0] if isinstance(value, list) and value else value
+            return NativeCall(first, bool(tagged), start if found else begins.start())
+        except (ValueError, RecursionError):
+            pass
+    return NativeCall(None, True, start) if tagged else None
 
 
 def read_json(text: str) -> Any:

@@ -74,13 +74,9 @@ class WorkerProcess:
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer. Raises WorkerDied, and the KintsugiError that the worker refused with."""
         place = Place()
-
-        def served() -> dict[str, Any]:
-            place.served()
-            return self._ask(dict(request))
-
         try:
-            return refused(await asyncio.get_running_loop().run_in_executor(self._thread(), served))
+            asked = asyncio.get_running_loop().run_in_executor(self._thread(), self._ask, dict(request), place.served)
+            return refused(await asked)
         finally:
             place.served()
 
@@ -103,10 +99,11 @@ class WorkerProcess:
             self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         return self._threads
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send one request and wait for its answer (in this worker's thread)."""
+    def _ask(self, request: dict[str, Any], served: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Send one request and wait for its answer (in this worker's thread). served: called when the worker is up."""
         try:
             process = self._up()
+            served()
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()

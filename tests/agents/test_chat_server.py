@@ -9,10 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from kintsugi.agents.policies import endpoint_policy
 from kintsugi.agents.policies.chat_server import serve
-from kintsugi.agents.policies.policy import Request, Sampling
+from kintsugi.agents.policies.policy import Request, Sampling, as_messages
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
-from kintsugi.errors import PolicyError
+from kintsugi.errors import ContextTooLong, PolicyError
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -127,6 +128,25 @@ def test_a_failing_policy_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
     status, reply = exchange(ScriptedPolicy([], failures={0: RuntimeError("secret")}), body)
     assert status == 500 and "RuntimeError" in reply["error"]["message"] and "secret" not in json.dumps(reply)
     assert "a request failed" in caplog.text
+
+
+def test_an_outgrown_context_is_one_for_the_client_too() -> None:
+    """Not a failing server that is asked again: the endpoint's policy ends the attempt with it."""
+    outgrown = ContextTooLong("The context has 529 tokens, the model takes 1 to 511.")
+    status, reply = exchange(ScriptedPolicy([], failures={0: outgrown}), {"messages": HELLO})
+    assert status == 400 and reply["error"]["code"] == "context_length_exceeded"
+
+    async def ask() -> None:
+        server = await serve(ScriptedPolicy([], failures={0: outgrown}))
+        policy = endpoint_policy.open_policy(server.url, "scripted")
+        try:
+            await policy.complete(Request(messages=as_messages(("user", "hello"))))
+        finally:
+            await policy.close()
+            await server.close()
+
+    with pytest.raises(ContextTooLong, match="529 tokens"):
+        asyncio.run(ask())
 
 
 def test_stream_models_and_unknown_paths() -> None:

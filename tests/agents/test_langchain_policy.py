@@ -19,7 +19,7 @@ from kintsugi.agents.policies.policy import Completion, Request, Sampling, as_me
 from kintsugi.agents.policies.policy import open_policy as open_any_policy
 from kintsugi.agents.policies.policy_chat_model import PolicyChatModel
 from kintsugi.agents.policies.scripted_policy import ScriptedPolicy
-from kintsugi.errors import ConfigError, PolicyError
+from kintsugi.errors import ConfigError, ContextTooLong, PolicyError
 
 HELLO = as_messages(("system", "be brief"), ("user", "hello"))
 CONTINUE = {"continue_final_message": True}
@@ -62,6 +62,15 @@ def test_a_round_trip_keeps_everything() -> None:
     first = script.requests[0]
     assert (first.messages, first.prefill, first.sampling.stop) == (request.messages, "a = 1\n", ("###",))
     assert (first.sampling.temperature, first.sampling.top_p, first.sampling.max_tokens) == (0.5, 0.9, 30)
+
+
+def test_a_context_that_is_too_long_ends_the_attempt_only() -> None:
+    class Full(GenericFakeChatModel):
+        def _generate(self, *_: Any, **__: Any) -> Any:
+            raise ValueError("Error code: 400 - maximum context length is 4096 tokens (context_length_exceeded)")
+
+    with pytest.raises(ContextTooLong, match="4096 tokens"):
+        ask(open_policy(Full(messages=iter(()))))
 
 
 def test_a_fake_chat_model() -> None:

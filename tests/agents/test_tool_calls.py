@@ -50,6 +50,7 @@ EPISODE = as_messages(
         ("", "book", {"day": 3, "seats": 2}, 'book[{"day": 3, "seats": 2}]'),
         ("", "quit", {}, "quit[]"),
         ("", "search", "{not json", "search[{not json]"),
+        ("", "search", {"title": 1984}, "search[1984]"),
         ("", "no_such", {"x": 1}, 'no_such[{"x": 1}]'),
     ],
 )

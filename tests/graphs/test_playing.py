@@ -433,6 +433,23 @@ def test_a_damaged_session_is_one_sentence_or_goes_on(tmp_path: Path) -> None:
         again(tmp_path, where)
 
 
+def test_a_crash_stays_on_the_line_that_met_it(tmp_path: Path) -> None:
+    """Going back leaves it there; leaving and coming back does not lose it."""
+    hunt = open_environment("treasure_hunt", {"crash_on": [TASK.id], "crash_at": 1})
+
+    async def steer(session: PlaySession) -> list[Any]:
+        await session.step()
+        await session.step()  # the world breaks here, and is begun anew
+        met = session.point.state["current"]
+        assert met is not None and "crashed on purpose" in met.get("crashes", [""])[0]
+        await session.back(2)
+        await session.say("quit")
+        await session.finish()
+        return list(session.episode().trajectories[0].crashes)
+
+    assert in_session(tmp_path, steer, environment=hunt) == []
+
+
 def test_a_session_that_was_moved_away_leaves_no_empty_file(tmp_path: Path) -> None:
     async def moved(session: PlaySession) -> None:
         await session.step()

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kintsugi.errors import ConfigError
 from kintsugi.sandboxes.environments.printed_number import readable
 
 LONGEST_ACTION: Final = 20_000
@@ -41,6 +42,8 @@ class Actions:
 
     def __init__(self, env: Any, names: list[str]) -> None:
         self.space = env.action_space
+        if unread := _unread(self.space):
+            raise ConfigError(f"gymnasium: actions of a space {unread} cannot be written as text: wrap the environment")
         self.kind = type(self.space).__name__
         self.names = [name.strip().lower() for name in names] or self._own_names(env)
         self.help = self._help()
@@ -151,6 +154,15 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
+def _unread(space: Any) -> str:
+    """The kind of Gymnasium's own spaces in this one whose elements no text of an agent can say, "" for none."""
+    kind = type(space).__name__
+    if kind in ("Sequence", "Graph", "OneOf"):
+        return kind
+    parts = space.spaces if kind in ("Tuple", "Dict") else ()
+    return next((found for part in (parts.values() if kind == "Dict" else parts) if (found := _unread(part))), "")
+
+
 def _filled(space: Any, plain: Any) -> Any:
     """Plain JSON as an element of `space`, whose shapes and types it takes; raises for what cannot be one."""
     kind = type(space).__name__
@@ -166,5 +178,9 @@ def _filled(space: Any, plain: Any) -> Any:
         raw = np.asarray(plain)
         if raw.dtype.kind not in "biuf" or (kind != "Box" and raw.dtype.kind == "f"):
             raise ValueError("no numbers")
-        return raw.astype(space.dtype)
+        with np.errstate(invalid="ignore"):  # it is looked at below
+            cast = raw.astype(space.dtype)
+        if cast.dtype.kind != "f" and not np.array_equal(cast, raw):
+            raise ValueError("numbers that the space rounds or wraps")
+        return cast
     return plain

@@ -17,7 +17,9 @@ import contextlib
 import importlib
 import json
 import math
+import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -25,6 +27,7 @@ from typing import Any, Final
 from kintsugi.sandboxes.environments.gymnasium_text import storable
 from kintsugi.sandboxes.environments.mcp_actions import find_call, signature, usage
 from kintsugi.sandboxes.environments.printed_number import readable
+from kintsugi.sandboxes.environments.verifiers_servers import ForkedServer
 
 LONGEST_MESSAGE: Final = 100_000
 LONGEST_REFUSAL: Final = 3_000
@@ -46,10 +49,15 @@ class Stage:
         self.rollouts: dict[str, Play] = {}
         self.model: Any = None
         self._stack = AsyncExitStack()
+        self._served: list[ForkedServer] = []
+        self._ended = False
 
     async def open(self) -> None:
-        """Start the endpoint and what the environment serves; nothing when it has been done."""
+        """Start the endpoint and what the environment serves to all its rollouts; nothing when that is there. Of the latter,
+        what has died is started anew: an agent's call may have ended it."""
         if self.model is not None:
+            if self._ended or any(server.returncode is not None for server in self._served):
+                await self._serve()
             return
         vf, web = importlib.import_module("verifiers.v1"), importlib.import_module("aiohttp.web")
         app = web.Application(client_max_size=1 << 30)
@@ -58,8 +66,23 @@ class Stage:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        await self._stack.enter_async_context(self.env.serving())
+        await self._serve()
         self.model = vf.ModelContext(_MODEL, vf.EvalClientConfig(base_url=url, api_key_var="KINTSUGI_NO_KEY"))
+
+    async def _serve(self) -> None:
+        before, self._stack = self._stack, AsyncExitStack()
+        with contextlib.suppress(Exception):  # what is left of dead servers is foreign code's
+            await asyncio.wait_for(before.aclose(), _GOODBYE_S)
+        known = len(ForkedServer.started)
+        await self._stack.enter_async_context(self.env.serving())
+        self._served, self._ended = ForkedServer.started[known:], False
+
+    def end_served(self) -> None:
+        """Kill the servers that all rollouts share; the next rollout starts them anew."""
+        for server in self._served:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGKILL)
+        self._ended = bool(self._served)
 
     async def play(self, index: int) -> Play:
         """A rollout of that task, not begun."""
@@ -154,6 +177,7 @@ class Play:
         if question.done() and not question.cancelled():
             body, self._waiting = question.result()
             return {"observation": storable(self._shown(body))}
+        self.stage.end_served()  # whatever hangs there would keep later rollouts waiting too
         await self.close()
         return {"broke": f"nothing came back within {self.stage.patience_s:g} s"}
 

@@ -24,7 +24,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 _NEEDED: Final = ("verifiers.v1.mcp", "mcp.server.mcpserver", "uvicorn", "httpx")
 _LONGEST: Final = 1 << 20
@@ -78,10 +78,13 @@ class Nursery:
 
 
 class ForkedServer:
-    """What verifiers needs to know of a process that another one forked."""
+    """What verifiers needs to know of a process that another one forked. started: all of them, in order."""
+
+    started: ClassVar[list[ForkedServer]] = []
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.started.append(self)
 
     @property
     def returncode(self) -> int | None:

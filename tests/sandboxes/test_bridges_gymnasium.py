@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import threading
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,29 @@ def test_the_example_of_an_action_is_the_same_in_every_run(rude: Any, shape: str
     """It stands in prompts: what a prompt says must not differ from run to run."""
     prompts = {rude(kwargs={"shape": shape}).tasks("train", limit=1)[0].prompt for _ in range(2)}
     assert len(prompts) == 1 and "for example" in prompts.pop()
+
+
+def test_numbers_that_a_space_would_wrap_or_round_are_refused() -> None:
+    from gymnasium import spaces
+
+    from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed
+
+    def reader(space: Any) -> Actions:
+        env = types.SimpleNamespace(action_space=space)
+        env.unwrapped = env
+        return Actions(env, [])
+
+    bytes_ = spaces.Box(0, 255, (2,), "uint8")
+    for space, text in [
+        (spaces.MultiBinary(3), "[256, 257, 1]"),
+        (spaces.MultiDiscrete([3, 4], dtype="int8"), "[256, 1]"),
+        *((bytes_, text) for text in ("[256, -1]", "[NaN, 0]", "[1e400, 0]", "[1.5, 1.9]")),
+    ]:
+        with pytest.raises(Malformed):
+            reader(space).read(text)
+    assert reader(bytes_).read("[255, 1.0]").tolist() == [255, 1]
+    with pytest.raises(ConfigError, match="a space Sequence cannot be written"):
+        reader(spaces.Tuple([spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2))]))
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,16 @@ def test_a_tasks_own_tools_have_its_state_and_end_with_it(opened: Opener) -> Non
         assert not list(Path("/tmp").glob(f"vf-port-{basket.room.name}*"))
 
 
+@pytest.mark.parametrize("harm", [666, 777], ids=["dies", "hangs"])
+def test_a_shared_tool_server_that_an_agent_ends_is_there_again(opened: Opener, harm: int) -> None:
+    sums = opened("shared_sums", timeout_s=8)
+    task = first(sums)
+    broken = replies(sums, task, [f'calc_add[{{"a": {harm}, "b": 1}}]'])[-1].verdict
+    assert broken.error and not broken.success
+    after = replies(sums, task, ['calc_add[{"a": 2, "b": 3}]'])
+    assert after[-1].verdict is None and after[-1].observation == "5"
+
+
 def test_native_schemas(tasksets: Path) -> None:
     before = set(Path("/tmp").glob("vf-port-*"))
     tools = Tools(schemas("tiny_shop"))

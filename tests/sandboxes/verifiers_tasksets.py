@@ -113,6 +113,43 @@ if __name__ == "__main__":
     Basket.run()
 '''
 
+SHARED: Final = '''
+import os, time
+import verifiers.v1 as vf
+
+class Calc(vf.Toolset[vf.SharedToolsetConfig]):
+    @vf.tool
+    async def add(self, a: int, b: int) -> int:
+        """a plus b."""
+        if a == 666:
+            os._exit(1)
+        if a == 777:
+            time.sleep(1000)
+        return a + b
+
+class SumData(vf.TaskData):
+    answer: str
+
+class SumTask(vf.Task[SumData, vf.State, vf.TaskConfig]):
+    @vf.reward
+    async def right(self, trace) -> float:
+        return float(trace.last_reply.strip() == self.data.answer)
+
+class Sums(vf.Taskset[SumTask, vf.TasksetConfig]):
+    def load(self):
+        for n in range(12):
+            yield SumTask(SumData(prompt=f"Add {n} and {n + 3}.", answer=str(2 * n + 3)), self.config.task)
+
+    @classmethod
+    def toolsets(cls, config):
+        return [Calc(vf.SharedToolsetConfig())]
+
+__all__ = ["Sums"]
+
+if __name__ == "__main__":
+    Calc.run()
+'''
+
 GUESS: Final = '''
 import os, time
 import verifiers.v1 as vf
@@ -178,6 +215,6 @@ IMAGE: Final = BASKET.replace("wanted=thing)", 'wanted=thing, image="python:3.12
 def write_tasksets(folder: Path) -> None:
     """Write the modules into `folder`."""
     texts = {"tiny_shop": SHOP, "tiny_basket": BASKET, "tiny_guess": GUESS, "two_players": TWO, "needs_codex": PROGRAM}
-    texts |= {"needs_docker": DOCKER, "needs_image": IMAGE}
+    texts |= {"shared_sums": SHARED, "needs_docker": DOCKER, "needs_image": IMAGE}
     for name, text in texts.items():
         (folder / f"{name}.py").write_text(text)

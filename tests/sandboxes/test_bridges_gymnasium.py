@@ -159,6 +159,7 @@ def test_the_packages_own_games() -> None:
 
 
 def test_structured_actions_are_json() -> None:
+    import numpy as np
     from gymnasium import spaces
 
     from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed
@@ -259,6 +260,7 @@ def test_the_example_of_an_action_is_the_same_in_every_run(rude: Any, shape: str
 
 
 def test_numbers_that_a_space_would_wrap_or_round_are_refused() -> None:
+    import numpy as np
     from gymnasium import spaces
 
     from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed
@@ -268,7 +270,7 @@ def test_numbers_that_a_space_would_wrap_or_round_are_refused() -> None:
         env.unwrapped = env
         return Actions(env, [])
 
-    bytes_ = spaces.Box(0, 255, (2,), "uint8")
+    bytes_ = spaces.Box(0, 255, (2,), np.uint8)
     for space, text in [
         (spaces.MultiBinary(3), "[256, 257, 1]"),
         (spaces.MultiDiscrete([3, 4], dtype="int8"), "[256, 1]"),

@@ -159,7 +159,6 @@ def test_the_packages_own_games() -> None:
 
 
 def test_structured_actions_are_json() -> None:
-    import numpy as np
     from gymnasium import spaces
 
     from kintsugi.sandboxes.environments.gymnasium_text import Actions, Malformed

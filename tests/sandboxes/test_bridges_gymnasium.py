@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import threading
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -327,6 +328,9 @@ def test_what_an_environment_started_ends_with_it(rude: Any) -> None:
     environment = rude("child", timeout_s=100.0)
     (reply,) = asyncio.run(play(environment, environment.tasks("train", limit=1)[0], ["word"]))
     assert reply.verdict is not None and reply.verdict.success
+    deadline = time.monotonic() + 5  # the last of them may not have become what it runs yet
+    while len(sleepers()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert len(sleepers()) == 3, "or this test shows nothing"
     asyncio.run(environment.close())
     assert not sleepers()
